@@ -1,0 +1,76 @@
+"""What the train step, the evaluations and the exports ask of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+from ssljax.models.pure import Params, Pure
+
+PyTree = Any
+Schedule = Callable[[Any], Any]
+"""A value as a function of the number of updates done."""
+
+
+class LossOutput(NamedTuple):
+    """What `Objective.loss` returns.
+
+    Attributes:
+        loss: Scalar, the mean over the batch.
+        statistics: Means over the batch that `after_update` needs; averaged over micro-batches.
+        metrics: Scalars by name, for the log; averaged over micro-batches.
+    """
+
+    loss: Float[Array, ""]
+    statistics: PyTree
+    metrics: dict[str, Array]
+
+
+class Encoder(NamedTuple):
+    """A trained network as evaluations, exports and reports see it: `encoder(images)`, images normalised."""
+
+    model: Pure
+    params: Params
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model with its parameters."""
+        return self.model(self.params, *args, **kwargs)
+
+
+class Objective(Protocol):
+    """One self-supervised objective: a frozen dataclass of models and plain values, its methods pure functions.
+
+    Attributes:
+        accumulates_exactly: Whether the average of micro-batch gradients is the gradient of the whole batch. False for
+            contrastive and batch-norm objectives, which refuse gradient accumulation.
+    """
+
+    accumulates_exactly: bool
+
+    def batch_spec(self, batch_size: int) -> PyTree:
+        """Return the batch's shapes and dtypes, a tree of `jax.ShapeDtypeStruct`: the contract with the loader."""
+        ...
+
+    def init(self, key: jax.Array) -> tuple[Params, PyTree]:
+        """Return the trained parameters and the untrained state (EMA teacher, centre, batch statistics)."""
+        ...
+
+    def loss(self, params: Params, state: PyTree, batch: PyTree, key: jax.Array, step: Array) -> LossOutput:
+        """Return the loss of a batch; never changes the state. `key` is the step's own."""
+        ...
+
+    def after_update(self, params: Params, state: PyTree, statistics: PyTree, step: Array) -> PyTree:
+        """Return the state after the optimiser's update, `params` being the new ones; called once per update."""
+        ...
+
+    def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
+        """Return the networks worth keeping, by what they encode: "image", "audio", ..."""
+        ...
+
+
+def exponential_moving_average(average: PyTree, new: PyTree, momentum: Any) -> PyTree:
+    """Return momentum * average + (1 - momentum) * new, leaf by leaf."""
+    return jax.tree.map(lambda a, n: momentum * a + (1.0 - momentum) * n, average, new)

@@ -1,0 +1,270 @@
+"""DoRA: discover and track objects in a clip, and distil them (Venkataramanan et al., ICLR 2024, arXiv 2310.08584)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import einops
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ssljax.errors import InputError
+from ssljax.mesh import shard_batch
+from ssljax.models.pure import Params, Pure
+from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule
+from ssljax.objectives.dino import distillation_metrics, init_student_and_teacher, update_teacher_and_center
+from ssljax.ops import keys as rng
+from ssljax.ops.losses import soft_cross_entropy, teacher_probabilities
+from ssljax.ops.sinkhorn import sinkhorn_knopp
+
+MASKS = ("tracked", "attention", "random", "none")
+
+
+def object_prototypes(
+    cls_attention: Float[Array, "b h n"], queries: Float[Array, "b h n dh"], heads: Int[Array, " k"]
+) -> Float[Array, "b k d"]:
+    """Return P = A[I] Q: for each head in I, the mean query under its CLS attention (equation 3)."""
+    return jnp.einsum("bkn,bnd->bkd", cls_attention[:, heads], _concatenate_heads(queries))
+
+
+def discover(
+    cls_attention: Float[Array, "b h n"],
+    queries: Float[Array, "b h n dh"],
+    patches: Float[Array, "b n d"],
+    heads: Int[Array, " k"],
+    *,
+    epsilon: float,
+    iterations: int,
+) -> Float[Array, "b k d"]:
+    """Return the refined prototypes of k objects in a clip's first frame.
+
+        P = A[I] Q;  M* = sinkhorn(Zn P^T);  P' = M*^T Zn         (equations 3 to 5)
+
+    Args:
+        cls_attention: A, the teacher's last CLS attention over the patches, by head.
+        queries: Q, the same block's queries of the patches.
+        patches: Z, the teacher's patch tokens after the final norm; L2-normalised here to Zn.
+        heads: I, the k heads to start from.
+        epsilon: Of `sinkhorn_knopp`.
+        iterations: Of `sinkhorn_knopp`.
+    """
+    normalised = patches / jnp.linalg.norm(patches, axis=-1, keepdims=True)
+    scores = jnp.einsum("bnd,bkd->bnk", normalised, object_prototypes(cls_attention, queries, heads))
+    assignment = sinkhorn_knopp(scores, epsilon=epsilon, iterations=iterations)
+    return jnp.einsum("bnk,bnd->bkd", assignment, normalised)
+
+
+def track(prototypes: Float[Array, "b k d"], keys: Float[Array, "b t h n dh"]) -> Float[Array, "b t k n"]:
+    """Return each object's attention over the patches of every frame: softmax(P' K^T / sqrt(d)) (equation 6)."""
+    joined = _concatenate_heads(keys)
+    logits = jnp.einsum("bkd,btnd->btkn", prototypes, joined, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits * joined.shape[-1] ** -0.5, axis=-1)
+
+
+def object_masks(
+    maps: Float[Array, "b t k n"], *, threshold: Literal["frame", "batch"] = "frame"
+) -> Bool[Array, "b t k n"]:
+    """Return which patches belong to each object: those where its L2-normalised map is above the mean.
+
+    Args:
+        maps: Attention of each object over the patches.
+        threshold: "frame" takes the mean over the patches of the frame; "batch", as the released code does, over the
+            batch too, so that a clip's mask depends on the clips beside it.
+
+    Raises:
+        InputError: The threshold is neither.
+    """
+    if threshold not in ("frame", "batch"):
+        raise InputError(f'The mask threshold is {threshold!r}; give "frame" or "batch".')
+    normalised = maps / jnp.linalg.norm(maps, axis=-1, keepdims=True)
+    mean = jnp.mean(normalised, axis=-1 if threshold == "frame" else (0, 3), keepdims=True)
+    return normalised > mean
+
+
+@dataclasses.dataclass(frozen=True)
+class DoRA:
+    """The student sees each frame through the mask of one tracked object, and local crops; it predicts the teacher.
+
+    Attributes:
+        encoder: A ViT.
+        head: A DINOHead.
+        views: `views(frames uint8 [t, s, s, 3], key) -> (global [t, g, g, 3], locals [t, l, c, c, 3])`, normalised.
+        frames: t, frames in a clip.
+        size: Side of the uint8 frames in a batch, pixels.
+        momentum: Of the teacher's moving average, as a function of the step.
+        teacher_temperature: As a function of the step.
+        objects: k, objects per clip; at most the encoder's heads.
+        sinkhorn: Whether prototypes are refined; without, P is tracked as it is.
+        epsilon: Of Sinkhorn-Knopp.
+        iterations: Of Sinkhorn-Knopp; the released code does 30.
+        masks: "tracked"; "attention", the first frame's CLS attention for every frame; "random", uniform noise for a
+            map; "none", the whole frame.
+        threshold: See `object_masks`.
+        tracker_layer: The teacher's block whose attention, queries and keys are used; -1 is the last.
+        heads_per: "clip" or "batch": how often the k heads are drawn.
+    """
+
+    encoder: Pure
+    head: Pure
+    views: Callable[..., tuple[Array, Array]]
+    frames: int
+    size: int
+    momentum: Schedule
+    teacher_temperature: Schedule
+    student_temperature: float = 0.1
+    center_momentum: float = 0.9
+    objects: int = 3
+    sinkhorn: bool = True
+    epsilon: float = 0.05
+    iterations: int = 30
+    masks: str = "tracked"
+    threshold: str = "frame"
+    tracker_layer: int = -1
+    heads_per: str = "clip"
+
+    def __post_init__(self) -> None:
+        """Check the values that a trace would not.
+
+        Raises:
+            InputError: More objects than attention heads, or an unknown mask source or drawing of heads.
+        """
+        heads = self.encoder.abstract.heads
+        if not 1 <= self.objects <= heads:
+            raise InputError(
+                f"objects is {self.objects}, but each object starts from its own attention head and the encoder has "
+                f"{heads}; give 1 to {heads}."
+            )
+        if self.masks not in MASKS:
+            raise InputError(f"masks is {self.masks!r}; give one of {', '.join(MASKS)}.")
+        if self.heads_per not in ("clip", "batch"):
+            raise InputError(f'heads_per is {self.heads_per!r}; give "clip" or "batch".')
+
+    @property
+    def accumulates_exactly(self) -> bool:
+        """False where a clip's masks depend on the other clips of its micro-batch."""
+        return self.threshold != "batch"
+
+    def batch_spec(self, batch_size: int) -> PyTree:
+        """See `Objective.batch_spec`."""
+        frames = (batch_size, self.frames, self.size, self.size, 3)
+        return {
+            "frames": jax.ShapeDtypeStruct(frames, jnp.uint8),
+            "position": jax.ShapeDtypeStruct((batch_size,), jnp.uint32),
+        }
+
+    def init(self, key: jax.Array) -> tuple[Params, PyTree]:
+        """See `Objective.init`."""
+        return init_student_and_teacher(self.encoder, self.head, key)
+
+    def loss(self, params: Params, state: PyTree, batch: PyTree, key: jax.Array, step: Array) -> LossOutput:
+        """See `Objective.loss`; equations 7 to 9 of the paper."""
+        large, small, drop_keys = self._views(batch, key)
+        cls, masks = self.teach(state["teacher"]["encoder"], large, batch["position"], key)
+        bottleneck = self.head(state["teacher"]["head"], cls, method="project")
+        logits = self.head(state["teacher"]["head"], bottleneck, method="logits")
+        targets = teacher_probabilities(logits, state["center"], temperature=self.teacher_temperature(step))
+
+        cls = self.study(params["encoder"], large, masks, small, drop_keys)
+        student_logits = self.head(params["head"], cls)
+        losses = soft_cross_entropy(student_logits, targets[:, :, None], temperature=self.student_temperature)
+        object_loss = jnp.mean(losses[:, :, : self.objects])
+        has_locals = small.shape[2] > 0
+        local_loss = jnp.mean(losses[:, :, self.objects :]) if has_locals else object_loss
+        loss = (object_loss + local_loss) / 2
+
+        metrics = distillation_metrics(
+            targets, loss, student_logits, state["center"], student_temperature=self.student_temperature
+        )
+        metrics |= {"object_loss": object_loss, "local_loss": local_loss, "mask_share": jnp.mean(masks)}
+        return LossOutput(loss, jnp.mean(bottleneck.astype(jnp.float32), axis=(0, 1)), metrics)
+
+    def after_update(self, params: Params, state: PyTree, statistics: PyTree, step: Array) -> PyTree:
+        """See `Objective.after_update`."""
+        return update_teacher_and_center(
+            self.head, params, state, statistics, center_momentum=self.center_momentum, momentum=self.momentum(step)
+        )
+
+    def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
+        """See `Objective.encoders`: the teacher, which the paper evaluates."""
+        return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
+
+    def teach(
+        self, teacher: Params, large: Float[Array, "b t g g 3"], position: Int[Array, " b"], key: jax.Array
+    ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t k n"]]:
+        """Return the teacher's CLS token of every frame and the objects' masks; no gradient."""
+        b, t = large.shape[:2]
+        out = self.encoder(teacher, _merge(large), probe=self.tracker_layer)
+        cls = shard_batch(out.cls.reshape(b, t, -1))
+        n = out.patches.shape[1]
+        if self.masks == "none":
+            return jax.lax.stop_gradient((cls, jnp.ones((b, t, self.objects, n), bool)))
+
+        def of_clips(x: Array) -> Array:
+            return shard_batch(einops.rearrange(x, "(b t) ... -> b t ...", b=b))
+
+        attention = of_clips(out.probe.cls_attention)[:, 0]
+        attention = jnp.take_along_axis(attention, self._heads(key, position)[:, :, None], axis=1)
+        if self.masks == "tracked":
+            queries, patches = of_clips(out.probe.queries)[:, 0], of_clips(out.patches)[:, 0]
+            maps = track(self._prototypes(attention, queries, patches), of_clips(out.probe.keys))
+        elif self.masks == "attention":
+            maps = jnp.broadcast_to(attention[:, None], (b, t, self.objects, n))
+        else:
+            keys = rng.per_sample(rng.named(key, "masks"), position)
+            maps = jax.vmap(lambda k: jax.random.uniform(k, (t, self.objects, n)))(keys)
+        return jax.lax.stop_gradient((cls, object_masks(maps.astype(jnp.float32), threshold=self.threshold)))
+
+    def study(
+        self,
+        student: Params,
+        large: Float[Array, "b t g g 3"],
+        masks: Bool[Array, "b t k n"],
+        small: Float[Array, "b t l s s 3"],
+        drop_keys: jax.Array,
+    ) -> Float[Array, "b t v d"]:
+        """Return the student's CLS token of each masked frame, then of each local crop: v = k + l.
+
+        The mask is made of whole patches, so each frame is embedded once: W (mask * x) = mask * W x, and the bias comes
+        after. No masked image is ever made.
+        """
+        b, t, k, n = masks.shape
+        embedded = self.encoder(student, _merge(large), method="project")
+        embedded = embedded.reshape(b, t, 1, n, -1) * masks[..., None]
+        grid = (large.shape[2] // self.encoder.abstract.patch_size,) * 2
+        masked = _merge(embedded.reshape(b, t * k, n, -1))
+        cls = self.encoder(student, masked, grid, method="encode", keys=_merge(drop_keys[:, :, :k], 3)).cls
+        views = [shard_batch(cls.reshape(b, t, k, -1))]
+        if small.shape[2]:
+            cls = self.encoder(student, _merge(small, 3), keys=_merge(drop_keys[:, :, k:], 3)).cls
+            views.append(shard_batch(cls.reshape(b, t, small.shape[2], -1)))
+        return jnp.concatenate(views, axis=2)
+
+    def _views(self, batch: PyTree, key: jax.Array) -> tuple[Array, Array, jax.Array]:
+        keys = rng.per_sample(rng.named(key, "views"), batch["position"])
+        large, small = jax.vmap(self.views)(batch["frames"], keys)
+        drop_keys = rng.per_sample(rng.named(key, "drop_path"), batch["position"])
+        count = (self.frames, self.objects + small.shape[2])
+        return large, small, jax.vmap(lambda k: jax.random.split(k, count))(drop_keys)
+
+    def _heads(self, key: jax.Array, position: Int[Array, " b"]) -> Int[Array, "b k"]:
+        key = rng.named(key, "heads")
+        keys = rng.per_sample(key, position if self.heads_per == "clip" else jnp.zeros_like(position))
+        return jax.vmap(lambda k: jax.random.permutation(k, self.encoder.abstract.heads)[: self.objects])(keys)
+
+    def _prototypes(self, attention: Array, queries: Array, patches: Array) -> Float[Array, "b k d"]:
+        chosen = jnp.arange(self.objects)
+        if self.sinkhorn:
+            return discover(attention, queries, patches, chosen, epsilon=self.epsilon, iterations=self.iterations)
+        return object_prototypes(attention, queries, chosen)
+
+
+def _merge(x: Array, axes: int = 2) -> Array:
+    """Merge the first axes into one; the batch stays the major, and so the sharded, part."""
+    return shard_batch(x.reshape(-1, *x.shape[axes:]))
+
+
+def _concatenate_heads(x: Float[Array, "*b h n dh"]) -> Float[Array, "*b n d"]:
+    return einops.rearrange(x, "... h n dh -> ... n (h dh)")
