@@ -14,25 +14,25 @@ from ssljax.errors import InputError
 Schedule = Callable[[Any], Any]
 
 
-def cosine(*, start: float, end: float, steps: int, warmup: int = 0) -> Schedule:
+def cosine(*, start: float, end: float, steps: int, warmup_steps: int = 0) -> Schedule:
     """Return a half cosine from `start` to `end` that ends at update `steps`, after a linear rise from 0.
 
     Args:
         start: Value at the end of the warm-up.
         end: Value from update `steps` on.
         steps: Updates in all, warm-up included.
-        warmup: Updates of the warm-up.
+        warmup_steps: Updates of the warm-up.
 
     Raises:
         InputError: The warm-up is as long as the run, or longer.
     """
-    if warmup >= steps:
-        raise InputError(f"A schedule's warm-up takes {warmup} of {steps} updates; train longer or warm up less.")
+    if warmup_steps >= steps:
+        raise InputError(f"A schedule's warm-up takes {warmup_steps} of {steps} updates; train longer or warm up less.")
 
     def value(step: Any) -> Any:
-        progress = jnp.clip((step - warmup) / (steps - warmup), 0.0, 1.0)
+        progress = jnp.clip((step - warmup_steps) / (steps - warmup_steps), 0.0, 1.0)
         decayed = end + 0.5 * (start - end) * (1.0 + jnp.cos(jnp.pi * progress))
-        return jnp.where(step < warmup, start * step / max(warmup, 1), decayed)
+        return jnp.where(step < warmup_steps, start * step / max(warmup_steps, 1), decayed)
 
     return value
 

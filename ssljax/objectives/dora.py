@@ -9,7 +9,7 @@ from typing import Any, Literal
 import einops
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
@@ -17,6 +17,7 @@ from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule
 from ssljax.objectives.dino import distillation_metrics, init_student_and_teacher, update_teacher_and_center
 from ssljax.ops import keys as rng
+from ssljax.ops.arrays import Array
 from ssljax.ops.losses import soft_cross_entropy, teacher_probabilities
 from ssljax.ops.sinkhorn import sinkhorn_knopp
 
@@ -192,7 +193,7 @@ class DoRA:
         return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
 
     def teach(
-        self, teacher: Params, large: Float[Array, "b t g g 3"], position: Int[Array, " b"], key: jax.Array
+        self, teacher: Params, large: Float[Array, "b t g g 3"], position: Integer[Array, " b"], key: jax.Array
     ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t k n"]]:
         """Return the teacher's CLS token of every frame and the objects' masks; no gradient."""
         b, t = large.shape[:2]
@@ -249,7 +250,7 @@ class DoRA:
         count = (self.frames, self.objects + small.shape[2])
         return large, small, jax.vmap(lambda k: jax.random.split(k, count))(drop_keys)
 
-    def _heads(self, key: jax.Array, position: Int[Array, " b"]) -> Int[Array, "b k"]:
+    def _heads(self, key: jax.Array, position: Integer[Array, " b"]) -> Int[Array, "b k"]:
         key = rng.named(key, "heads")
         keys = rng.per_sample(key, position if self.heads_per == "clip" else jnp.zeros_like(position))
         return jax.vmap(lambda k: jax.random.permutation(k, self.encoder.abstract.heads)[: self.objects])(keys)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from ssljax.ops.arrays import Array
 
 Scalar = Float[Array, ""] | float
 

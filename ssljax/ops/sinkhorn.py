@@ -6,7 +6,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from ssljax.ops.arrays import Array
 
 
 def sinkhorn_knopp(scores: Float[Array, "*b n k"], *, epsilon: float, iterations: int) -> Float[Array, "*b n k"]:
@@ -24,9 +26,9 @@ def sinkhorn_knopp(scores: Float[Array, "*b n k"], *, epsilon: float, iterations
         iterations: Number of (column, row) normalisations; 0 gives the row-wise softmax of the normalised start.
     """
     samples, prototypes = scores.shape[-2:]
-    logs = scores.astype(jnp.float32) / epsilon
+    logs = jnp.asarray(scores, jnp.float32) / epsilon
 
-    def normalise(_: int, logs: Array) -> Array:
+    def normalise(_: Array, logs: Array) -> Array:
         logs = logs - jax.nn.logsumexp(logs, axis=-2, keepdims=True) - math.log(prototypes)
         return logs - jax.nn.logsumexp(logs, axis=-1, keepdims=True) - math.log(samples)
 

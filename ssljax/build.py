@@ -1,0 +1,178 @@
+"""The only reader of a config: from names and plain values to the objects that they stand for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from ssljax import checkpoint, mesh, optim, step
+from ssljax.data.windows import Windows
+from ssljax.errors import InputError
+from ssljax.models.heads import DINOHead
+from ssljax.models.pure import Pure
+from ssljax.models.vit import vit
+from ssljax.objectives.base import Objective
+from ssljax.objectives.dino import DINO
+from ssljax.objectives.dora import DoRA
+from ssljax.ops.augment import clip_views, image_views
+
+CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
+    "objective": {"dino": DINO, "dora": DoRA},
+    "models": {"vit": vit, "dino_head": DINOHead},
+    "views": {"clip_views": clip_views, "image_views": image_views},
+    "data": {"windows": Windows},
+    "optimizer": {"adamw": optim.adamw},
+    "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
+}
+"""What `name` may be in each section of a config; an import path "package.module.Name" is the other way to say it."""
+
+
+class Restored(NamedTuple):
+    """A run's checkpoint, ready to use.
+
+    Attributes:
+        config: The run's.
+        objective: Built from it.
+        state: The checkpoint's.
+    """
+
+    config: ConfigDict
+    objective: Objective
+    state: step.TrainState
+
+
+def total_steps(config: ConfigDict) -> int:
+    """Return the number of updates of the run, at least one."""
+    return max(1, _steps(config, config.epochs))
+
+
+def objective(config: ConfigDict) -> Objective:
+    """Return the objective with its models; every model but the encoder is told the encoder's width.
+
+    Raises:
+        InputError: A name or key that does not exist, or a value that the model or objective refuses.
+    """
+    models: dict[str, Pure] = {}
+    sections = config.models.to_dict()
+    for role in sorted(sections, key=lambda role: role != "encoder"):
+        arguments = _arguments(config, sections[role])
+        if role != "encoder":
+            arguments.setdefault("width", models["encoder"].abstract.width)
+        constructor = _constructor("models", arguments.pop("name"))
+        _check(f"models.{role}", constructor, {**arguments, "rngs": None})
+        models[role] = Pure(functools.partial(constructor, **arguments))
+        models[role].abstract  # noqa: B018  builds it by shape: a wrong value is told here
+    arguments = _arguments(config, config.objective.to_dict())
+    constructor = _constructor("objective", arguments.pop("name"))
+    if "views" in config:
+        arguments["views"] = _partial(config, "views")
+    arguments |= models
+    _check("objective", constructor, arguments)
+    return constructor(**arguments)
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Return the optimiser with its schedules in updates."""
+    return _call(config, "optimizer")
+
+
+def dataset(config: ConfigDict) -> Any:
+    """Return the data set, which reads its index.
+
+    Raises:
+        InputError: The data cannot be used; see the data set.
+    """
+    return _call(config, "data", seed=config.seed)
+
+
+def restore(workdir: Path, at: int | None = None) -> Restored:
+    """Return what a run's checkpoint holds, the newest by default, on this process's devices.
+
+    Raises:
+        InputError: The folder holds no run, or no such checkpoint.
+    """
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        raise InputError(f"{workdir} holds no run (no checkpoints/ in it); give the --workdir of ssljax train.")
+    checkpoints = checkpoint.Checkpoints(directory)
+    at, record = checkpoints.record(at)
+    config = ConfigDict(record.config)
+    built = objective(config)
+    abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
+    state = checkpoints.restore(at, abstract)
+    checkpoints.close()
+    return Restored(config, built, state)
+
+
+def check_contract(built: Objective, data: Any) -> None:
+    """Compare one sample of the data set with what the objective expects.
+
+    Raises:
+        InputError: Names, shapes or dtypes differ.
+    """
+    expected = {name: (spec.shape[1:], str(spec.dtype)) for name, spec in built.batch_spec(1).items()}
+    given = {name: (value.shape, str(value.dtype)) for name, value in data[0].items()}
+    if expected != given:
+        raise InputError(f"The data gives samples of {given}, but the objective expects {expected}; change data or objective.")
+
+
+def _steps(config: ConfigDict, epochs: float) -> int:
+    return math.floor(epochs * config.samples_per_epoch / config.batch_size)
+
+
+def _arguments(config: ConfigDict, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn schedules into functions and numbers of epochs into numbers of updates."""
+    arguments: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            value = _arguments(config, value)
+            if "schedule" in value:
+                constructor = _constructor("schedule", value.pop("schedule"))
+                _check(key, constructor, value)
+                value = constructor(**value)
+        if key.endswith("epochs"):
+            key, value = key.removesuffix("epochs") + "steps", _steps(config, value)
+        arguments[key] = value
+    return arguments
+
+
+def _call(config: ConfigDict, section: str, **more: Any) -> Any:
+    return _partial(config, section, **more)()
+
+
+def _partial(config: ConfigDict, section: str, **more: Any) -> Callable[..., Any]:
+    arguments = _arguments(config, config[section].to_dict()) | more
+    constructor = _constructor(section, arguments.pop("name"))
+    _check(section, constructor, arguments, partial=section == "views")
+    return functools.partial(constructor, **arguments)
+
+
+def _constructor(section: str, name: str) -> Callable[..., Any]:
+    known = CONSTRUCTORS[section]
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"config.{section} names {name!r}: give one of {', '.join(sorted(known))}, or the import path of your own "
+            f'("package.module.Name"; {error}).'
+        ) from error
+
+
+def _check(section: str, constructor: Callable[..., Any], arguments: Mapping[str, Any], *, partial: bool = False) -> None:
+    signature = inspect.signature(constructor)
+    try:
+        (signature.bind_partial if partial else signature.bind)(**arguments)
+    except TypeError as error:
+        raise InputError(f"config.{section}: {error}; see {constructor.__module__}.{constructor.__qualname__}.") from error

@@ -1,0 +1,156 @@
+"""Checkpoints of a run: state, position in the data, config and format version, written by orbax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ssljax.errors import InputError
+
+FORMAT = 1
+_STATE, _RECORD = "state", "record"
+
+
+class Record(NamedTuple):
+    """What a checkpoint holds beside the state's arrays.
+
+    Attributes:
+        samples: Samples consumed: the position in the data, whatever threads, processes and prefetch were.
+        data_checksum: Of the data's index; a resumed run must read the same.
+        config: The run's config, plain.
+    """
+
+    samples: int
+    data_checksum: str
+    config: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, written in the background under a temporary name and renamed when complete."""
+
+    def __init__(
+        self, directory: Path, *, keep: int = 2, best_metric: str = "", best_mode: str = "min", keep_best: int = 1
+    ) -> None:
+        """Open or create the folder.
+
+        Args:
+            directory: `checkpoints/` of a run.
+            keep: The latest ones kept.
+            best_metric: Name of a metric by which more are kept; none by default.
+            best_mode: "min" or "max": which value of it is the best.
+            keep_best: How many of the best are kept.
+
+        Raises:
+            InputError: `best_mode` is neither.
+        """
+        if best_mode not in ("min", "max"):
+            raise InputError(f'checkpoint.best_mode is {best_mode!r}; give "min" or "max".')
+        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+        if best_metric:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    reverse=best_mode == "min",
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self._directory = directory.absolute()
+        self._best_metric = best_metric
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(_STATE, _RECORD))
+
+    def latest(self) -> int | None:
+        """Return the newest complete checkpoint's step, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, record: Record, metrics: Mapping[str, float]) -> None:
+        """Start to save; the arrays may be donated once this returns. Does nothing where `step` is already saved.
+
+        Raises:
+            InputError: This save, or the one before it, cannot be written; older checkpoints are intact.
+        """
+        if step in self._manager.all_steps():
+            return
+        if self._best_metric and self._best_metric not in metrics:
+            raise InputError(
+                f"checkpoint.best_metric is {self._best_metric!r}, which this run does not report; "
+                f"give one of {', '.join(sorted(metrics))}."
+            )
+        items = ocp.args.Composite(
+            **{
+                _STATE: ocp.args.StandardSave(state),
+                _RECORD: ocp.args.JsonSave({"format": FORMAT, **record._asdict()}),
+            }
+        )
+        kept = {self._best_metric: metrics[self._best_metric]} if self._best_metric else None
+        self._guarded(lambda: self._manager.save(step, args=items, metrics=kept, force=True))
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            InputError: The save under way cannot be written; older checkpoints are intact.
+        """
+        self._guarded(self._manager.wait_until_finished)
+
+    def record(self, step: int | None = None) -> tuple[int, Record]:
+        """Return the step and the record of a checkpoint, the newest by default.
+
+        Raises:
+            InputError: There is no such checkpoint, or a newer version of this package wrote it.
+        """
+        step = self._existing(step)
+        items = self._manager.restore(step, args=ocp.args.Composite(**{_RECORD: ocp.args.JsonRestore()}))
+        stored = dict(items[_RECORD])
+        version = stored.pop("format")
+        if version != FORMAT:
+            raise InputError(
+                f"The checkpoint of step {step} in {self._directory} has format {version}, but this version of ssljax "
+                f"reads format {FORMAT}; use the version that wrote it."
+            )
+        return step, Record(**stored)
+
+    def restore(self, step: int | None, abstract: Any) -> Any:
+        """Return the state of a checkpoint, placed as `abstract` (shapes with shardings) says.
+
+        Raises:
+            InputError: There is no such checkpoint.
+        """
+        step = self._existing(step)
+        items = self._manager.restore(step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)}))
+        return items[_STATE]
+
+    def close(self) -> None:
+        """Release the folder; call `wait` before, to learn of failures."""
+        self._manager.close()
+
+    def _existing(self, step: int | None) -> int:
+        steps = self._manager.all_steps()
+        if not steps:
+            raise InputError(f"{self._directory} holds no complete checkpoint; train first, or give another --workdir.")
+        if step is not None and step not in steps:
+            raise InputError(
+                f"{self._directory} holds no checkpoint of step {step}; give one of {', '.join(map(str, sorted(steps)))}."
+            )
+        return max(steps) if step is None else step
+
+    def _guarded(self, write: Any) -> None:
+        try:
+            write()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            intact = self._manager.latest_step()
+            older = f"that of step {intact} is intact" if intact is not None else "no older one exists"
+            raise InputError(
+                f"A checkpoint could not be written to {self._directory} ({type(error).__name__}: {reason}); {older}: "
+                "free space or mend the folder, and run the same command again."
+            ) from error

@@ -1,0 +1,163 @@
+"""`ssljax VERB`: the command line. Exit code 0 when all went well, 2 with one line on standard error on bad input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ssljax.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if not (argument.startswith("--config.") and "config" in options):
+            parser.error(f"unrecognized argument {argument}")
+    try:
+        options.run(options, overrides)
+    except InputError as error:
+        print(f"ssljax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ssljax: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    train = verbs.add_parser("train", help="train, or continue the run in --workdir", allow_abbrev=False)
+    _add_config(train)
+    train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    train.add_argument("--coordinator", help="HOST:PORT of process 0, for a run of several processes")
+    train.add_argument("--processes", type=int, help="number of processes")
+    train.add_argument("--process", type=int, help="number of this process, from 0")
+    train.add_argument(
+        "--distributed", action="store_true", help="several processes, found by jax.distributed (Slurm, TPU pods, MPI)"
+    )
+    train.set_defaults(run=_train)
+
+    prepare = verbs.add_parser("prepare", help="turn videos into training records", add_help=False, allow_abbrev=False)
+    prepare.add_argument("kind", choices=["video"], help="what to prepare")
+    prepare.add_argument("rest", nargs=argparse.REMAINDER)
+    prepare.set_defaults(run=_prepare)
+
+    export = verbs.add_parser("export", help="write a run's encoder for PyTorch", allow_abbrev=False)
+    _add_run(export)
+    export.add_argument("--format", default="dino", choices=["dino"], help="whose parameter names")
+    export.add_argument("--output", type=Path, required=True, help="FILE.safetensors, or FILE.pth where torch is installed")
+    export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
+    export.set_defaults(run=_export)
+
+    show = verbs.add_parser("show", help="draw what a config does", allow_abbrev=False)
+    pictures = show.add_subparsers(required=True, metavar="PICTURE")
+    views = pictures.add_parser("views", help="what the student and the teacher see", allow_abbrev=False)
+    _add_config(views)
+    views.add_argument("--output", type=Path, default=Path("views.png"), help="PNG file (default: %(default)s)")
+    views.add_argument("--samples", type=int, default=2, help="clips or images drawn (default: %(default)s)")
+    views.set_defaults(run=_show_views)
+
+    report = verbs.add_parser("report", help="write a run's page: curves, tracks, numbers", allow_abbrev=False)
+    _add_run(report)
+    report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
+    report.add_argument("--seconds", type=float, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")
+    report.add_argument("--link", type=Path, nargs="*", default=[], help="files to link from the page")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]",
+        help="config file, packaged recipe or import path; --config.KEY=VALUE overrides one value",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+
+
+def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax import configuration
+
+    config = configuration.load(options.config, overrides)
+    if config.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    if config.loader.workers:
+        from absl import flags
+
+        flags.FLAGS(["ssljax"])  # Grain's worker processes ask for parsed flags
+    _distribute(options)
+    from ssljax.train import train
+
+    train(config, options.workdir)
+
+
+def _distribute(options: argparse.Namespace) -> None:
+    """Join the other processes of the run, before anything touches a device."""
+    given = [options.coordinator, options.processes, options.process]
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise InputError("--coordinator, --processes and --process go together; give all three, or --distributed.")
+        import jax
+
+        jax.distributed.initialize(
+            options.coordinator, options.processes, options.process, cluster_detection_method="deactivate"
+        )
+    elif options.distributed:
+        import jax
+
+        jax.distributed.initialize()
+
+
+def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from data_prep import video
+
+    code = video.main(options.rest)
+    if code:
+        raise SystemExit(code)
+
+
+def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax import build
+    from ssljax.export import export_encoder
+
+    run = build.restore(options.workdir, options.step)
+    encoder = run.objective.encoders(run.state.params, run.state.state)["image"]
+    export_encoder(encoder, options.output, format=options.format, check=options.check)
+    print(f"wrote {options.output}")
+
+
+def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax import configuration
+    from ssljax.report.sheet import show_views
+
+    show_views(configuration.load(options.config, overrides), options.output, samples=options.samples)
+    print(f"wrote {options.output}")
+
+
+def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.report.run import write_report
+
+    page = write_report(options.workdir, step=options.step, video=options.video, seconds=options.seconds, links=options.link)
+    print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

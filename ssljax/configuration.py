@@ -1,0 +1,129 @@
+"""What every config has in common: the keys, their defaults, and how a recipe shrinks to a smoke test."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ssljax.errors import InputError
+
+
+def base() -> ConfigDict:
+    """Return the keys of every run; a config file sets the rest.
+
+    `epochs` times `samples_per_epoch` over `batch_size` is the number of updates; an "epoch" is a count of samples,
+    not a pass over whatever was stored. Wherever a key ends in `epochs`, `build` turns it into updates.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 128
+    config.epochs = 100
+    config.samples_per_epoch = 320_000
+    config.accumulate = 1
+    config.mesh = ""
+    config.deterministic = False
+    config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
+    config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
+    config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
+    return config
+
+
+RESUMABLE = ("mesh", "loader", "checkpoint", "log")
+"""Top-level keys that may differ when a run is continued: they change where and how it runs, not what it computes."""
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """Shrink a recipe to two updates of a tiny model on a CPU, for tests."""
+    config.batch_size, config.epochs, config.samples_per_epoch = 8, 1, 16
+    config.models.encoder.update(width=32, depth=2, heads=4, patch_size=8, image_size=32, dtype="float32")
+    config.models.head.update(hidden=32, bottleneck=16, prototypes=64, dtype="float32")
+    config.views.update(global_size=32, local_size=16, locals=2)
+    config.data.update(size=40)
+    if "frames" in config.data:
+        config.data.update(frames=2)
+    config.log.update(every=1, tensorboard=False)
+    _drop_warmups(config)
+    return config
+
+
+def _drop_warmups(config: ConfigDict) -> None:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _drop_warmups(value)
+        elif key == "warmup_epochs":
+            config[key] = 0
+
+
+def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Return the config of FILE[:ARG], a packaged recipe or a module of the user's, with `--config.KEY=VALUE` applied.
+
+    Args:
+        location: A path (`configs/dora.py`, also found inside the installed package) or an import path
+            (`mypackage.configs.mine`), with an argument for `get_config` after a colon.
+        overrides: Arguments of the form `--config.a.b=value`, typed by the value they replace.
+
+    Raises:
+        InputError: No such file, variant or key, or a value of the wrong type.
+    """
+    config = _get_config(location)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
+        left = values(["ssljax", *overrides])
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise InputError(f"{' '.join(overrides)} does not fit the config {location}: {reason}") from error
+    if len(left) > 1:
+        raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
+    config.lock()
+    return config
+
+
+def _get_config(location: str) -> ConfigDict:
+    name, _, variant = location.partition(":")
+    path = _find(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # _find gives Python files only
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path} has no get_config(variant), which must return a ConfigDict.")
+    config = module.get_config(variant) if variant else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"get_config of {path} returns {type(config).__name__}; it must return a ConfigDict.")
+    return config
+
+
+def _find(name: str) -> Path:
+    packaged = Path(__file__).parent
+    places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
+    for place in places:
+        for path in (place, place.with_suffix(".py")):
+            if path.is_file() and path.suffix == ".py":
+                return path
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        raise InputError(f"--config {name}: no such file, packaged recipe or module; try configs/dora.py.")
+    return Path(spec.origin)
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of the keys in which two plain configs differ, but for those a resumed run may change."""
+    names: list[str] = []
+    for key in sorted(set(one) | set(other)):
+        if not prefix and key in RESUMABLE:
+            continue
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key} ({a} there, {b} here)")
+    return names

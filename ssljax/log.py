@@ -1,0 +1,144 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+from tqdm import tqdm
+
+from ssljax.errors import InputError
+
+_COLLAPSED = 0.01
+_PATIENCE = 5
+
+
+class Log:
+    """Writes a run's metrics every few steps; a context manager. Only the first of several processes writes."""
+
+    def __init__(
+        self, workdir: Path, *, start: int, total: int, batch_size: int, config: Mapping[str, Any], writes: bool,
+        every: int = 10, tensorboard: bool = True, wandb_project: str = ""
+    ) -> None:
+        """Open the sinks, dropping lines of updates that a resumed run does again.
+
+        Args:
+            workdir: The run's folder.
+            start: Updates done before.
+            total: Updates in all.
+            batch_size: Samples an update, for the rate.
+            config: Handed to Weights & Biases.
+            writes: False in all processes but one.
+            every: Updates between lines.
+            tensorboard: Whether to write event files.
+            wandb_project: Weights & Biases project; none by default.
+
+        Raises:
+            InputError: Weights & Biases is asked for and not installed.
+        """
+        self.every, self.total, self.batch_size = every, total, batch_size
+        self._waited, self._since, self._count = 0.0, time.monotonic(), 0
+        self._low = 0
+        self._file = self._tensorboard = self._wandb = None
+        self.bar = tqdm(total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr)
+        if not writes:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_lines_after(path, start)
+        self._file = path.open("a", buffering=1)
+        if tensorboard:
+            self._tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=start)
+        if wandb_project:
+            self._wandb = _open_wandb(wandb_project, workdir, dict(config))
+
+    def __enter__(self) -> Log:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the sinks."""
+        self.bar.close()
+        for sink in (self._file, self._tensorboard):
+            if sink is not None:
+                sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def update(self, step: int, metrics: Mapping[str, float], waited: float) -> None:
+        """Count one update.
+
+        Args:
+            step: Updates done.
+            metrics: Finite scalars.
+            waited: Seconds that this update waited for its data.
+        """
+        self._waited, self._count = self._waited + waited, self._count + 1
+        self.bar.update()
+        if step % self.every and step != self.total:
+            return
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        rate = self._count * self.batch_size / elapsed
+        line = {**metrics, "samples_per_second": rate, "data_wait_share": self._waited / elapsed}
+        self.bar.set_postfix_str(
+            f"loss {metrics['loss']:.3f}, {rate:.1f} clips/s, waiting for data {line['data_wait_share']:.0%}"
+        )
+        self._waited, self._since, self._count = 0.0, time.monotonic(), 0
+        self._write(step, line)
+        self._warn_of_collapse(step, metrics)
+
+    def _write(self, step: int, line: Mapping[str, float]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+        if self._tensorboard is not None:
+            for name, value in line.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(line), step=step)
+
+    def _warn_of_collapse(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Warn once when the teacher has said the same of every sample for a while, the first tenth of the run over."""
+        if step < self.total / 10 or "teacher_information" not in metrics:
+            return
+        self._low = self._low + 1 if metrics["teacher_information"] < _COLLAPSED else 0
+        if self._low == _PATIENCE:
+            self.bar.write(
+                f"WARNING: the representation has collapsed by step {step}: the teacher gives every sample nearly the "
+                f"same target (teacher_information {metrics['teacher_information']:.4f}). Lower the teacher's "
+                "temperature or the learning rate, or raise the batch size or the teacher's momentum.",
+                file=sys.stderr,
+            )
+
+
+def is_finite(metrics: Mapping[str, float]) -> bool:
+    """Return whether the loss is a finite number."""
+    return math.isfinite(metrics["loss"])
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; a line cut short by a kill goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _open_wandb(project: str, workdir: Path, config: dict[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError("log.wandb_project is set, but wandb is not installed; pip install wandb.") from error
+    return wandb.init(project=project, dir=str(workdir), id=workdir.absolute().name, config=config, resume="allow")

@@ -1,0 +1,198 @@
+"""The loop: one for all objectives."""
+
+from __future__ import annotations
+
+import collections
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from ssljax import build, configuration, mesh, step
+from ssljax.checkpoint import Checkpoints, Record
+from ssljax.data.loader import load
+from ssljax.errors import InputError
+from ssljax.log import Log, is_finite
+
+# Updates in flight: enough to keep the device busy, few enough that a bad loss is seen before much is built on it.
+_IN_FLIGHT = 2
+
+
+def train(config: ConfigDict, workdir: Path) -> step.TrainState:
+    """Train, or continue what `workdir` holds, to the config's last update; return the final state.
+
+    A run that was interrupted, even by SIGKILL, and continued here ends as one that never was: same windows in the same
+    order and, on the same devices, the same bits. SIGTERM and Ctrl-C save a checkpoint and return.
+
+    Raises:
+        InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
+            after the batch's windows were written to a file for replay.
+    """
+    devices = mesh.make_mesh(config.mesh)
+    mesh.check_batch(devices, config.batch_size, config.accumulate)
+    objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
+    build.check_contract(objective, data)
+    update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
+    abstract, shardings = step.abstract_state(objective, optimizer, devices)
+    with jax.set_mesh(devices):
+        jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # shape errors before any file
+        plain = json.loads(json.dumps(config.to_dict()))
+        checkpoints = open_run(workdir, plain, data.checksum)
+        try:
+            latest = checkpoints.latest()
+            if latest is None:
+                state = step.initial_state(objective, optimizer, config.seed, devices)
+            else:
+                state = checkpoints.restore(latest, abstract)
+            compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints)
+        finally:
+            checkpoints.close()
+
+
+def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Checkpoints:
+    """Create the run's folder, or check that what it holds is this very run.
+
+    Raises:
+        InputError: The folder holds another config's run, or the data under it changed.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configuration.differences(json.loads(path.read_text()), config)
+        if changed:
+            raise InputError(
+                f"{workdir} holds a run of another config: {'; '.join(changed[:5])}. Give the config it was started "
+                "with, or another --workdir."
+            )
+    elif (workdir / "checkpoints").exists():
+        raise InputError(f"{workdir} holds checkpoints but no config.json; give another --workdir.")
+    settings = {key: value for key, value in config["checkpoint"].items() if key != "every"}
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        temporary.replace(path)
+    checkpoints = Checkpoints(workdir / "checkpoints", **settings)
+    if checkpoints.latest() is not None:
+        _, record = checkpoints.record()
+        if record.data_checksum != data_checksum:
+            raise InputError(
+                f"The data differs from what {workdir} was trained on (index checksum {data_checksum}, not "
+                f"{record.data_checksum}); restore the data, or give another --workdir."
+            )
+    return checkpoints
+
+
+def _loop(
+    config: ConfigDict,
+    plain: dict[str, Any],
+    workdir: Path,
+    update: Any,
+    state: step.TrainState,
+    data: Any,
+    devices: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+) -> step.TrainState:
+    """Run the updates that are left, saving as configured."""
+    done, total, size = int(state.step), build.total_steps(config), config.batch_size
+    rows = mesh.local_rows(devices, size)
+    batches = load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
+    settings = config.log.to_dict()
+    first = jax.process_index() == 0
+    log = Log(workdir, start=done, total=total, batch_size=size, config=plain, writes=first, **settings)
+    in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
+    metrics: dict[str, float] = {}
+
+    def settle(pending: int) -> None:
+        """Wait for all updates but the newest `pending`, and log them."""
+        nonlocal metrics
+        while len(in_flight) > pending:
+            number, values, waited = in_flight.popleft()
+            metrics = {name: float(value) for name, value in jax.device_get(values).items()}
+            if not is_finite(metrics):
+                raise InputError(_report_bad_loss(workdir, number, metrics["loss"], size, data, checkpoints))
+            log.update(number, metrics, waited)
+
+    def save() -> None:
+        settle(0)
+        checkpoints.save(done, state, Record(done * size, data.checksum, plain), metrics)
+
+    with log, Stop() as stop:
+        while done < total and not stop.requested(log.every, done):
+            asked = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - asked
+            with jax.transfer_guard("disallow"):
+                with jax.transfer_guard("allow"):
+                    batch = mesh.to_mesh(devices, batch, size)
+                state, values = update(state, batch)
+            done += 1
+            in_flight.append((done, values, waited))
+            settle(_IN_FLIGHT)
+            if done % config.checkpoint.every == 0 and done < total:
+                save()
+        if metrics or in_flight:
+            save()
+        checkpoints.wait()
+        if done < total:
+            log.bar.write(f"Stopped at update {done} of {total}, saved; the same command continues.", file=sys.stderr)
+    return state
+
+
+class Stop:
+    """Turns SIGTERM and Ctrl-C into a request to save and stop; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        """Listen from `with` on."""
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        """Install the handlers."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the handlers back that were there."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self, every: int, done: int) -> bool:
+        """Return whether to stop; processes agree on it every few updates, since signals reach them apart."""
+        if jax.process_count() == 1:
+            return self._asked
+        if done % every:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._asked))))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def _report_bad_loss(
+    workdir: Path, number: int, loss: float, size: int, data: Any, checkpoints: Checkpoints
+) -> str:
+    """Write the windows of the batch that made the loss, and return what to say."""
+    checkpoints.wait()
+    positions = range((number - 1) * size, number * size)
+    path = workdir / f"bad_batch_{number}.json"
+    if jax.process_index() == 0:
+        windows = [{"position": position, **data.describe(position)} for position in positions]
+        path.write_text(json.dumps({"update": number, "loss": str(loss), "samples": windows}, indent=2) + "\n")
+    latest = checkpoints.latest()
+    kept = f"the checkpoint of update {latest} is kept" if latest is not None else "no checkpoint was written yet"
+    return (
+        f"The loss of update {number} is {loss}; its batch is listed in {path}, {kept}. "
+        "Lower the learning rate or look at those samples."
+    )

@@ -1,0 +1,60 @@
+"""The mesh and the sharding rule."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from ssljax import mesh
+from ssljax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("", (8, 1)), ("fsdp=8", (1, 8)), ("fsdp=4", (2, 4)), ("data=4,fsdp=2", (4, 2))]
+)
+def test_layouts(layout, shape):
+    assert tuple(mesh.make_mesh(layout).shape.values()) == shape
+
+
+@pytest.mark.parametrize("layout", ["fsdp=3", "data=2", "model=8", "fsdp", "fsdp=0", "fsdp=2,fsdp=4"])
+def test_bad_layouts_are_told(layout):
+    with pytest.raises(InputError, match="mesh"):
+        mesh.make_mesh(layout)
+
+
+def test_batch_must_divide():
+    mesh.check_batch(mesh.make_mesh(), 16, 2)
+    with pytest.raises(InputError, match="multiple of 16"):
+        mesh.check_batch(mesh.make_mesh(), 24, 2)
+
+
+def test_rule():
+    shape = jax.ShapeDtypeStruct
+    tree = {
+        "params": {
+            "blocks": {"fc": {"kernel": shape((8, 128, 512), np.float32), "bias": shape((8, 4096), np.float32)}},
+            "head": {"last": {"kernel": shape((256, 4096), np.float32)}},
+            "odd": {"kernel": shape((256, 4095), np.float32)},
+            "small": {"kernel": shape((16, 16), np.float32)},
+        },
+        "center": shape((65536,), np.float32),
+    }
+    specs = jax.tree.map(lambda s: s.spec, mesh.shardings(tree, mesh.make_mesh("fsdp=8")))
+    assert specs == {
+        "params": {
+            "blocks": {"fc": {"kernel": P(None, None, "fsdp"), "bias": P()}},  # never along the layers
+            "head": {"last": {"kernel": P(None, "fsdp")}},
+            "odd": {"kernel": P("fsdp", None)},  # the largest axis does not divide
+            "small": {"kernel": P()},
+        },
+        "center": P(),
+    }
+
+
+def test_batch_goes_to_the_mesh_row_by_row():
+    devices = mesh.make_mesh("fsdp=4")
+    rows = mesh.local_rows(devices, 16)
+    assert rows == list(range(16))  # one process holds all
+    batch = mesh.to_mesh(devices, {"x": np.arange(32).reshape(16, 2)}, 16)
+    np.testing.assert_array_equal(batch["x"], np.arange(32).reshape(16, 2))
+    assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 2)}
