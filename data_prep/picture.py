@@ -1,0 +1,97 @@
+"""One decoded frame to one JPEG: turned upright, scaled down by area, colours converted, never through RGB.
+
+Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it.
+"""
+
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+import simplejpeg
+
+from ssljax.errors import InputError
+
+# Kr, Kb of ITU-T H.273 matrix coefficients; JPEG (JFIF) is BT.601 at full range.
+_BT601, _BT709, _BT2020 = (0.299, 0.114), (0.2126, 0.0722), (0.2627, 0.0593)
+_MATRICES = {1: _BT709, 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
+_HDR = {16: "PQ", 18: "HLG"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The frame as decoded, and the size of the stored picture before it is turned by `turns` quarter turns (counter-clockwise)."""
+
+    source: tuple[int, int]  # width, height
+    scaled: tuple[int, int]
+    turns: int
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Width and height of the stored pictures."""
+        return self.scaled if self.turns % 2 == 0 else self.scaled[::-1]
+
+
+def geometry(frame: av.VideoFrame, aspect: float, short_side: int) -> Geometry:
+    """How a video is stored: never enlarged, `short_side` pixels at most on its short side, square pixels, even sides.
+
+    aspect: the width-to-height ratio of one pixel as decoded.
+    """
+    if frame.rotation % 90:
+        raise InputError(f"the video is to be shown turned by {frame.rotation} degrees: only quarter turns are supported")
+    width, height = (frame.width * min(aspect, 1.0), frame.height / max(aspect, 1.0))
+    scale = min(1.0, short_side / min(width, height))
+    scaled = tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
+    return Geometry((frame.width, frame.height), scaled, frame.rotation // 90 % 4)
+
+
+def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
+    """The JPEG (4:2:0) of one frame; InputError if the video changes its size, or holds what is not supported, by name."""
+    if (frame.width, frame.height) != shape.source:
+        was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
+        raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
+    if frame.interlaced_frame:
+        raise InputError("the video is interlaced: deinterlace it first (ffmpeg -vf bwdif)")
+    if frame.color_trc in _HDR:
+        raise InputError(f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)")
+    full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
+    if frame.format.name not in ("yuv420p", "yuvj420p"):
+        frame = frame.reformat(format="yuv420p")
+    width, height = shape.scaled
+    y = _resize(_plane(frame.planes[0]), width, height)
+    u, v = (_resize(_plane(plane), width // 2, height // 2) for plane in frame.planes[1:])
+    y, u, v = _to_jfif(y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range)
+    y, u, v = (np.ascontiguousarray(np.rot90(plane, shape.turns)) for plane in (y, u, v))
+    return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=quality)
+
+
+def _plane(plane) -> np.ndarray:
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
+    return plane if plane.shape == (height, width) else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _to_jfif(y, u, v, source: tuple[float, float], full_range: bool):
+    """Planes in a video's matrix and range to BT.601 at full range. Linear in (Y, Cb, Cr): out = A (in - zero) + zero'."""
+    if source == _BT601 and full_range:
+        return y, u, v
+    a = _rgb_to_ycc(_BT601) @ np.linalg.inv(_rgb_to_ycc(source))
+    if not full_range:
+        a = a * np.array([255 / 219, 255 / 224, 255 / 224])
+    offset = np.array([0.0, 128, 128]) - a @ np.array([0.0 if full_range else 16.0, 128, 128])
+    matrix = np.concatenate([a, offset[:, None]], axis=1)  # luma never enters chroma: greys stay grey
+    chroma = cv2.transform(cv2.merge([u, v]), matrix[1:, 1:])
+    if source == _BT601:
+        luma = cv2.LUT(y, np.clip(np.rint(a[0, 0] * np.arange(256) + matrix[0, 3]), 0, 255).astype(np.uint8))
+    else:
+        up = [cv2.resize(plane, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in (u, v)]
+        luma = cv2.transform(cv2.merge([y, *up]), matrix[:1])
+    return luma, np.ascontiguousarray(chroma[..., 0]), np.ascontiguousarray(chroma[..., 1])
+
+
+def _rgb_to_ycc(coefficients: tuple[float, float]) -> np.ndarray:
+    kr, kb = coefficients
+    luma = np.array([kr, 1 - kr - kb, kb])
+    return np.stack([luma, (np.array([0, 0, 1]) - luma) / (2 - 2 * kb), (np.array([1, 0, 0]) - luma) / (2 - 2 * kr)])

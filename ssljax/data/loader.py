@@ -1,0 +1,92 @@
+"""Batches of a data set in its global order, rebuilt from a position: the loader has no other state."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+POSITIONS = 2**32  # a sample's position is a uint32
+
+
+class Dataset(Protocol):
+    """What the loader asks of a data set: samples by global position, without end, safe to call from several threads."""
+
+    checksum: str
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]: ...
+
+    def describe(self, position: int) -> dict: ...
+
+
+def load(
+    dataset: Dataset,
+    *,
+    rows: Sequence[int],
+    batch_size: int,
+    position: int = 0,
+    threads: int = 2,
+    workers: int = 0,
+    buffer: int = 32,
+) -> "Batches":
+    """An endless iterator of stacked NumPy batches, starting at a global position.
+
+    Batch j holds the samples at positions `position + j * batch_size + r` for r in `rows`, this process's rows of the
+    global batch, in that order. `threads` (in each worker, if there are any), `workers` (processes; 0 for none) and
+    `buffer` (samples read ahead, in each worker) change the speed and the memory, never the samples.
+
+    An error of the data set is raised by `next`, then and at every later call; it never looks like the end of the data.
+    Close the iterator (or use it as a context manager) to stop its threads and workers.
+    """
+    rows = np.asarray(rows, np.int64)
+    if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
+        raise ValueError(f"rows {rows} must lie in a batch of {batch_size}")
+    if not 0 <= position < POSITIONS:
+        raise ValueError(f"position {position} is not a uint32")
+
+    def sample(i: int) -> dict[str, np.ndarray]:
+        batch, row = divmod(i, len(rows))
+        return dataset[position + batch * batch_size + int(rows[row])]
+
+    batches = (POSITIONS - position) // batch_size
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(buffer, threads))
+    samples = grain.MapDataset.range(batches * len(rows)).map(sample).to_iter_dataset(read)
+    if workers:
+        # The workers get this process's flags, which absl refuses to read before somebody has parsed them.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        samples = samples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
+    return Batches(samples.batch(len(rows), drop_remainder=True))
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """The iterator that `load` returns. Its first error stays its answer."""
+
+    def __init__(self, batches: grain.IterDataset):
+        self._batches = iter(batches)
+        self._error: BaseException | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._error is not None:
+            raise self._error
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self._error = RuntimeError("the data ended, although a data set has no end: all 2**32 positions are used up")
+            raise self._error from None
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def close(self) -> None:
+        """Stop the threads and workers; the iterator cannot be used afterwards."""
+        if self._error is None:
+            self._error = ValueError("the loader is closed")
+        self._batches.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()

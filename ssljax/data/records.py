@@ -1,0 +1,94 @@
+"""Stored frames by number or by time."""
+
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import simplejpeg
+from array_record.python.array_record_module import ArrayRecordReader
+
+from ssljax.data.index import VideoIndex, read_index
+from ssljax.errors import InputError
+
+# Riegeli's defaults are for reading in order: they would read ahead megabytes for each frame.
+_RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Records:
+    """The JPEG frames of one prepared video, by number.
+
+    Files are opened at first use in each process (a reader made before a fork hangs or aborts) and then shared by its
+    threads (ArrayRecord's reads by number are thread-safe). It can be pickled and sent to a worker.
+    """
+
+    def __init__(self, index: VideoIndex):
+        self.index = index
+        self._first = np.cumsum([0] + [segment.frames for segment in index.segments])
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock, self._process, self._readers = threading.Lock(), os.getpid(), {}
+
+    def __getstate__(self):
+        return {"index": self.index, "_first": self._first}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._forget()
+
+    def _reader(self, number: int) -> ArrayRecordReader:
+        if self._process != os.getpid():
+            self._forget()
+        reader = self._readers.get(number)
+        if reader is None:
+            with self._lock:
+                reader = self._readers.get(number)
+                if reader is None:
+                    path = self.index.folder / self.index.segments[number].file
+                    reader = ArrayRecordReader(str(path), _RANDOM_ACCESS, file_reader_buffer_size=64 * 1024)
+                    self._readers[number] = reader
+        return reader
+
+    def jpeg(self, frame: int) -> bytes:
+        """The stored bytes of frame number `frame` (0 <= frame < number of stored frames)."""
+        segment = int(np.searchsorted(self._first, frame, side="right")) - 1
+        try:
+            return self._reader(segment).read([int(frame - self._first[segment])])[0]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise self._damaged(frame, error) from error
+
+    def decode(self, frame: int, *, least_height: int = 0, least_width: int = 0) -> np.ndarray:
+        """Frame number `frame` as RGB uint8 [h, w, 3], perhaps halved (2, 4 or 8 times) but no smaller than the least."""
+        try:
+            return simplejpeg.decode_jpeg(
+                self.jpeg(frame), "RGB", min_height=least_height, min_width=least_width, min_factor=2 if least_height else 1
+            )
+        except InputError:
+            raise
+        except ValueError as error:
+            raise self._damaged(frame, error) from error
+
+    def _damaged(self, frame: int, error: Exception) -> InputError:
+        segment = self.index.segments[int(np.searchsorted(self._first, frame, side="right")) - 1]
+        return InputError(
+            f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read ({error}): "
+            f"prepare the video again"
+        )
+
+
+def read_frames(folder: str | os.PathLike, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The stored frames nearest to `times` (seconds after the first frame): uint8 [t, h, w, 3] and their times float64 [t]."""
+    index = read_index(folder)
+    records = Records(index)
+    numbers = nearest(index.times, np.asarray(times, np.float64))
+    return np.stack([records.decode(int(number)) for number in numbers]), index.times[numbers]
+
+
+def nearest(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """For each of `targets` the number of the nearest of the rising `times`; the earlier of two equally near ones."""
+    after = np.clip(np.searchsorted(times, targets), 1, max(len(times) - 1, 1))
+    before = after - 1
+    if len(times) == 1:
+        return before
+    return np.where(targets - times[before] <= times[after] - targets, before, after)

@@ -1,0 +1,174 @@
+"""Windows of frames from prepared videos, cut to a square canvas, one for each position of a global order."""
+
+import math
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ssljax.data.index import VideoIndex, combined_checksum, find_videos
+from ssljax.data.order import Order
+from ssljax.data.records import Records, nearest
+from ssljax.errors import InputError
+
+
+class Windows:
+    """Windows of `frames` frames, `gap` seconds apart, from one or several prepared videos: infinite, random access.
+
+    video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
+    size: the side of the square canvas in pixels. A random box of the frame, covering a part `scale` (smallest, largest)
+        of its area with a width-to-height `ratio` (smallest, largest), is resized to it; one box for a whole window.
+        `scale=(1, 1), ratio=None` takes the largest centred square instead.
+    weights: how often each video is drawn, in proportion; None draws each start of each video equally often.
+    seconds: (first, end) of each video to use, either of which may be None; every frame of a window lies within.
+    stride: seconds between window starts; None starts a window at every stored frame.
+    antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
+
+    Times come from the presentation times: a window that starts at stored time s takes, for each i, the stored frame
+    nearest to s + i*gap, and is used only if each lies within half the usual stored spacing and no dropped (damaged) span
+    lies inside. Every random choice of window i derives from (seed, i) alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        video: str | os.PathLike | Sequence[str | os.PathLike],
+        frames: int,
+        gap: float,
+        size: int,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+        seconds: Sequence[float | None] | None = None,
+        stride: float | None = None,
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] | None = (3 / 4, 4 / 3),
+        antialias: bool = True,
+    ):
+        _check_arguments(frames, gap, size, seconds, stride, scale, ratio)
+        self.frames, self.gap, self.size, self.seed = frames, float(gap), size, seed
+        self.scale, self.ratio, self.antialias = tuple(scale), ratio and tuple(ratio), antialias
+        self.indexes = find_videos(video)
+        self._records = [Records(index) for index in self.indexes]
+        self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
+        self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
+        self.checksum = combined_checksum(self.indexes)
+
+    @property
+    def windows(self) -> int:
+        """How many different windows there are: an epoch without weights."""
+        return sum(len(starts) for starts in self.starts)
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        """{"frames": uint8 [frames, size, size, 3], "position": uint32 []}"""
+        video, numbers, box = self._plan(position)
+        records, size = self._records[video], self.size
+        canvas = np.empty((self.frames, size, size, 3), np.uint8)
+        for i, number in enumerate(numbers):
+            _cut(records, number, box, canvas[i], self.antialias)
+        return {"frames": canvas, "position": np.uint32(position)}
+
+    def describe(self, position: int) -> dict:
+        """Where the window at `position` lies: {"video", "times" (seconds), "box" (top, left, height, width)}."""
+        video, numbers, box = self._plan(position)
+        index = self.indexes[video]
+        return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
+
+    def _plan(self, position: int) -> tuple[int, np.ndarray, tuple[int, int, int, int]]:
+        video, start = self._order[position]
+        index = self.indexes[video]
+        first = index.times[self.starts[video][start]]
+        numbers = nearest(index.times, first + self.gap * np.arange(self.frames))
+        random = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position]))
+        return video, numbers, crop_box(random, index.height, index.width, self.scale, self.ratio)
+
+
+def _check_arguments(frames, gap, size, seconds, stride, scale, ratio) -> None:
+    if frames < 1 or size < 1:
+        raise InputError(f"frames ({frames}) and size ({size}) must be at least 1")
+    if not gap > 0:
+        raise InputError(f"gap ({gap} s) must be more than 0")
+    if stride is not None and not stride > 0:
+        raise InputError(f"stride ({stride} s) must be more than 0, or None for every stored frame")
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise InputError(f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame")
+    if scale[1] > 1:
+        raise InputError(f"scale {tuple(scale)} asks for a crop larger than the frame: it may be 1 at most")
+    if ratio is not None and (len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]):
+        raise InputError(f"ratio {tuple(ratio)} must be two rising numbers above 0, or None for a centred square")
+    if seconds is not None and len(seconds) != 2:
+        raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
+
+
+def window_starts(index: VideoIndex, frames: int, gap: float, seconds=None, stride: float | None = None) -> np.ndarray:
+    """The numbers of the stored frames at which a whole, undamaged window starts: int32 [starts], rising.
+
+    InputError if there is none: the video is shorter than a window, or the stored frames too far apart for the gap.
+    """
+    times, length = index.times, (frames - 1) * gap
+    first, end = seconds or (None, None)
+    first, end = first or 0.0, math.inf if end is None else end
+    if frames > 1 and index.spacing > gap * (1 + 1e-3):
+        raise InputError(
+            f"{index.folder} stores a frame every {index.spacing:.3g} s, too few for frames {gap:g} s apart: "
+            f"ask for a larger gap, or prepare the video again with a smaller --every"
+        )
+    within = f" within seconds {first:g} to {end:g}" if seconds else ""
+    span = min(index.duration, end) - first
+    if span < length or not len(times):
+        raise InputError(
+            f"{index.folder} has {max(span, 0):.2f} s{within}, shorter than one window of {frames} frames {gap:g} s apart "
+            f"({length:g} s): ask for fewer frames, a smaller gap or a longer video"
+        )
+    # A little more than half, since stored times are rounded: a target halfway between two frames has both.
+    tolerance = 0.5 * index.spacing + 1e-4
+    good = times >= first
+    for i in range(frames):
+        target = times + i * gap
+        found = times[nearest(times, target)]
+        good &= (np.abs(found - target) <= tolerance) & (found < end)
+    for a, b in index.dropped:
+        good &= (times >= b) | (times + length < a)
+    starts = np.flatnonzero(good)
+    if stride is not None:
+        wanted = np.arange(first, times[-1] + stride, stride)
+        starts = np.intersect1d(starts, nearest(times, wanted))
+    if not len(starts):
+        raise InputError(
+            f"{index.folder} ({index.duration:.2f} s) holds no whole, undamaged window of {frames} frames {gap:g} s apart{within}: "
+            f"ask for fewer frames, a smaller gap or a longer video"
+        )
+    return starts.astype(np.int32)
+
+
+def crop_box(random: np.random.Generator, height: int, width: int, scale, ratio) -> tuple[int, int, int, int]:
+    """A random resized crop's box (top, left, height, width) inside a frame: area in `scale`, log ratio uniform.
+
+    Ten tries; then the largest centred box whose ratio is allowed, as torchvision's RandomResizedCrop has it.
+    """
+    if ratio is not None:
+        for _ in range(10):
+            area = height * width * random.uniform(*scale)
+            aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1]) if ratio is not None else 1.0
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _cut(records: Records, number: int, box: tuple[int, int, int, int], out: np.ndarray, antialias: bool) -> None:
+    """Decode one frame and resize its box into `out` [size, size, 3].
+
+    A box more than twice the canvas is halved inside the JPEG decoder, which costs less than decoding it whole, so that
+    the bilinear step never shrinks by 2 or more and does not alias.
+    """
+    index, size = records.index, out.shape[0]
+    top, left, h, w = box
+    least = (math.ceil(index.height * size / h), math.ceil(index.width * size / w)) if antialias else (0, 0)
+    frame = records.decode(number, least_height=least[0], least_width=least[1])
+    y, x = frame.shape[0] / index.height, frame.shape[1] / index.width
+    rows = slice(round(top * y), max(round((top + h) * y), round(top * y) + 1))
+    columns = slice(round(left * x), max(round((left + w) * x), round(left * x) + 1))
+    cv2.resize(frame[rows, columns], (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
