@@ -1,0 +1,105 @@
+"""Multi-head self-attention, fused where the backend has it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ssljax.errors import InputError
+
+IMPLEMENTATIONS = ("xla", "cudnn")
+
+
+class Probe(NamedTuple):
+    """What one block's attention looked at, and with what.
+
+    Attributes:
+        cls_attention: [b, h, n], the attention of CLS over the patches; softmax over all tokens, patch columns only.
+        queries: [b, h, n, dh], of the patches.
+        keys: [b, h, n, dh], of the patches.
+    """
+
+    cls_attention: Float[Array, "b h n"]
+    queries: Float[Array, "b h n dh"]
+    keys: Float[Array, "b h n dh"]
+
+
+class Attention(nnx.Module):
+    """Softmax attention of every token to every token (Vaswani et al. 2017), softmax in float32.
+
+    Args:
+        width: Of the tokens.
+        heads: Number of heads, a divisor of the width.
+        dtype: Of the computation; parameters are float32.
+        implementation: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+        rngs: For the initial weights.
+
+    Raises:
+        InputError: If the heads don't divide the width, or "cudnn" cannot take these shapes or this dtype.
+    """
+
+    def __init__(self, *, width: int, heads: int, dtype: str, implementation: str, rngs: nnx.Rngs) -> None:
+        if heads < 1 or width % heads:
+            raise InputError(f"width {width} is not divisible by heads {heads}")
+        if implementation not in IMPLEMENTATIONS:
+            raise InputError(f"attention {implementation!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}")
+        size = width // heads
+        if implementation == "cudnn" and (dtype == "float32" or size % 8 or size > 128):
+            raise InputError(
+                f"attention 'cudnn' needs dtype 'bfloat16' and a head size that is a multiple of 8 up to 128, "
+                f"not {dtype!r} and {size}; use 'xla'"
+            )
+        self.heads, self.implementation = heads, implementation
+        self.qkv = linear(width, 3 * width, dtype, rngs)
+        self.out = linear(width, width, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "b n d"], *, length: int | None = None) -> Float[Array, "b n d"]:
+        """Return the attended tokens; those from number `length` on are padding, which no token attends to."""
+        queries, keys, values = self._split(x)
+        out = attend(queries, keys, values, implementation=self.implementation, length=length)
+        return self.out(out.reshape(x.shape))
+
+    def probe(self, x: Float[Array, "b n d"], *, prefix: int) -> Probe:
+        """Return the `Probe` of the input of `__call__`: CLS first, patches from token number `prefix` on."""
+        queries, keys, _ = self._split(x)
+        logits = jnp.einsum("bhd,bnhd->bhn", queries[:, 0], keys, preferred_element_type=jnp.float32)
+        attention = jax.nn.softmax(logits * queries.shape[-1] ** -0.5, axis=-1)
+        queries, keys = (jnp.swapaxes(y[:, prefix:], 1, 2) for y in (queries, keys))
+        return Probe(attention[:, :, prefix:], queries, keys)
+
+    def _split(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values [b, n, h, dh]."""
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+
+def attend(
+    queries: Float[Array, "b n h dh"],
+    keys: Float[Array, "b n h dh"],
+    values: Float[Array, "b n h dh"],
+    *,
+    implementation: str,
+    length: int | None = None,
+) -> Float[Array, "b n h dh"]:
+    """Return softmax(Q K^T / sqrt(dh)) V, keys and values from number `length` on left out."""
+    lengths = None if length is None else jnp.full((queries.shape[0],), length, jnp.int32)
+    return jax.nn.dot_product_attention(
+        queries, keys, values, key_value_seq_lengths=lengths, implementation=implementation
+    )
+
+
+def padded_length(count: int, implementation: str) -> int:
+    """Return how many tokens `implementation` wants for `count`: cuDNN has no gradient for odd counts."""
+    return count + count % 2 if implementation == "cudnn" else count
+
+
+def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
+    """Return a linear layer with DINO's and timm's start: normal weights of deviation 0.02, zero biases.
+
+    Their `trunc_normal_` cuts at -2 and 2, a hundred deviations out, so that it is a plain normal.
+    """
+    return nnx.Linear(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.normal(0.02), rngs=rngs)

@@ -1,0 +1,135 @@
+"""The pre-norm transformer block and its parts."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ssljax.errors import InputError
+from ssljax.models.attention import Attention, Probe, linear
+
+MLPS = ("gelu", "swiglu")
+
+
+class Mlp(nnx.Module):
+    """Two linear layers around a non-linearity: exact GELU, or SwiGLU (Shazeer 2020) at two thirds of the width.
+
+    SwiGLU's first layer holds the gate's columns, then the linear ones; its width is rounded up to a multiple of 8, as
+    in DINOv2.
+
+    Args:
+        width: Of the tokens.
+        ratio: Hidden over outer width, before SwiGLU's two thirds.
+        kind: "gelu" or "swiglu".
+        dtype: Of the computation.
+        rngs: For the initial weights.
+
+    Raises:
+        InputError: If the kind is unknown.
+    """
+
+    def __init__(self, *, width: int, ratio: float, kind: str, dtype: str, rngs: nnx.Rngs) -> None:
+        if kind not in MLPS:
+            raise InputError(f"mlp {kind!r} is unknown: use one of {', '.join(MLPS)}")
+        self.gated = kind == "swiglu"
+        hidden = int(width * ratio)
+        self.hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if self.gated else hidden
+        self.fc1 = linear(width, self.hidden * (2 if self.gated else 1), dtype, rngs)
+        self.fc2 = linear(self.hidden, width, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Return the transformed tokens."""
+        x = self.fc1(x)
+        if self.gated:
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.fc2(jax.nn.silu(gate) * x)
+        return self.fc2(jax.nn.gelu(x, approximate=False))
+
+
+class LayerScale(nnx.Module):
+    """A learned factor per channel that starts small (Touvron et al. 2021)."""
+
+    def __init__(self, *, width: int, initial: float) -> None:
+        self.gamma = nnx.Param(jnp.full((width,), initial))
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Return x with its channels scaled."""
+        return x * self.gamma.astype(x.dtype)[None, None, :]
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        width: Of the tokens.
+        heads: Of the attention.
+        mlp_ratio: See `Mlp`.
+        mlp: See `Mlp`.
+        layer_scale: Initial value of the `LayerScale` of each branch; None is without.
+        norm_eps: Of the layer norms, whose statistics are float32.
+        dtype: Of the computation.
+        attention: See `Attention`.
+        rngs: For the initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        mlp: str,
+        layer_scale: float | None,
+        norm_eps: float,
+        dtype: str,
+        attention: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.norm1 = layer_norm(width, norm_eps, dtype, rngs)
+        self.attention = Attention(width=width, heads=heads, dtype=dtype, implementation=attention, rngs=rngs)
+        self.norm2 = layer_norm(width, norm_eps, dtype, rngs)
+        self.mlp = Mlp(width=width, ratio=mlp_ratio, kind=mlp, dtype=dtype, rngs=rngs)
+        self.scaled = layer_scale is not None
+        if layer_scale is not None:
+            self.scale1 = LayerScale(width=width, initial=layer_scale)
+            self.scale2 = LayerScale(width=width, initial=layer_scale)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], drop: Float[Array, "b 2"] | None = None, *, length: int | None = None
+    ) -> Float[Array, "b n d"]:
+        """Return the block's output.
+
+        Args:
+            x: Tokens.
+            drop: Factors of the two branches of each sequence: 0 where drop path drops it, 1 / (1 - rate) elsewhere.
+            length: Tokens from here on are padding.
+        """
+        y = self.attention(self.norm1(x), length=length)
+        x = self._add(x, self.scale1(y) if self.scaled else y, drop, 0)
+        y = self.mlp(self.norm2(x))
+        return self._add(x, self.scale2(y) if self.scaled else y, drop, 1)
+
+    def probe(self, x: Float[Array, "b n d"], *, prefix: int) -> Probe:
+        """Return what the attention sees of the block's input x; see `Attention.probe`."""
+        return self.attention.probe(self.norm1(x), prefix=prefix)
+
+    @staticmethod
+    def _add(x: Array, y: Array, drop: Array | None, branch: int) -> Array:
+        return x + (y if drop is None else y * drop[:, branch, None, None].astype(y.dtype))
+
+
+def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Return a layer norm with float32 statistics, the variance from centred values."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.dtype(dtype), use_fast_variance=False, rngs=rngs)
+
+
+def drop_path_factors(keys: Array, depth: int, rate: float) -> Float[Array, "{depth} b 2"]:
+    """Return the factors of drop path (Huang et al. 2016) of every block, sequence and branch.
+
+    The rate grows linearly from 0 in the first block to `rate` in the last. Row i of the batch depends on keys[i] only.
+    """
+    kept = 1.0 - jnp.linspace(0.0, rate, depth)[:, None]
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (depth, 2)), out_axes=1)(keys)
+    return jnp.where(uniform < kept[:, None, :], 1.0 / kept[:, None, :], 0.0)

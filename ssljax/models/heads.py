@@ -1,0 +1,99 @@
+"""Projection heads between an encoder and a loss."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ssljax.errors import InputError
+from ssljax.models.attention import linear
+
+
+class WeightNormalised(nnx.Module):
+    """A linear map without bias whose columns have length `gain`, whatever the length of the kernel's.
+
+    Salimans and Kingma 2016. The kernel starts uniform within 1 / sqrt(inputs), as PyTorch's Linear, the gain at one.
+
+    Args:
+        inputs: Width of the input.
+        outputs: Width of the output.
+        fixed: Whether the gain stays one and is no parameter.
+        dtype: Of the matrix product's inputs; its output is float32.
+        rngs: For the initial weights.
+    """
+
+    def __init__(self, *, inputs: int, outputs: int, fixed: bool, dtype: str, rngs: nnx.Rngs) -> None:
+        bound = 1.0 / math.sqrt(inputs)
+        self.fixed, self.dtype = fixed, dtype
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (inputs, outputs), minval=-bound, maxval=bound))
+        if not fixed:
+            self.gain = nnx.Param(jnp.ones((outputs,)))
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """Return the mapped x in float32."""
+        kernel = self.kernel[...]
+        kernel = kernel * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), axis=0, keepdims=True))
+        if not self.fixed:
+            kernel = kernel * self.gain[None, :]
+        return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+
+
+class DINOHead(nnx.Module):
+    """DINO's projection head (Caron et al. 2021, appendix C): an MLP with exact GELU, L2 norm, weight-normalised layer.
+
+    Args:
+        width: Of the encoder's tokens.
+        hidden: Width of the MLP's hidden layers.
+        bottleneck: Width of its output.
+        prototypes: Number of logits.
+        layers: Of the MLP.
+        norm_last_layer: Whether the prototypes have unit length; otherwise their lengths are learned.
+        dtype: Of the computation; the outputs of both methods are float32.
+        rngs: For the initial weights.
+
+    Raises:
+        InputError: If there is no layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        prototypes: int = 65536,
+        layers: int = 3,
+        norm_last_layer: bool = True,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ) -> None:
+        if layers < 1:
+            raise InputError(f"layers is {layers}: a head needs at least one")
+        self.layers, self.prototypes, self.dtype = layers, prototypes, dtype
+        widths = [width, *[hidden] * (layers - 1), bottleneck]
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+            setattr(self, f"fc{i + 1}", linear(inputs, outputs, dtype, rngs))
+        self.last = WeightNormalised(
+            inputs=bottleneck, outputs=prototypes, fixed=norm_last_layer, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b k"]:
+        """Return the logits of all prototypes."""
+        return self.logits(self.project(x))
+
+    def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b z"]:
+        """Return the bottleneck's unit vectors."""
+        for i in range(1, self.layers + 1):
+            x = getattr(self, f"fc{i}")(x)
+            x = jax.nn.gelu(x, approximate=False) if i < self.layers else x
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
+
+    def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
+        """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
+        return self.last(z)

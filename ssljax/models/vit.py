@@ -1,0 +1,295 @@
+"""The vision transformer (Dosovitskiy et al. 2021), its blocks stacked and scanned."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from ssljax.errors import InputError
+from ssljax.models.attention import Probe, padded_length
+from ssljax.models.blocks import Block, drop_path_factors, layer_norm
+from ssljax.ops.positions import resample_positions, sincos_positions
+
+SIZES = {
+    "ti": {"width": 192, "depth": 12, "heads": 3},
+    "s": {"width": 384, "depth": 12, "heads": 6},
+    "b": {"width": 768, "depth": 12, "heads": 12},
+    "l": {"width": 1024, "depth": 24, "heads": 16},
+    "h": {"width": 1280, "depth": 32, "heads": 16},
+    "g": {"width": 1536, "depth": 40, "heads": 24},
+}
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda f: f,
+    "full": functools.partial(jax.checkpoint, prevent_cse=False),
+    "dots": functools.partial(
+        jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+
+
+class ViTOutput(NamedTuple):
+    """What a ViT returns, in its dtype.
+
+    Attributes:
+        cls: [b, d], the CLS token after the final norm.
+        patches: [b, n, d], the patch tokens after the final norm.
+        layers: The asked blocks' outputs [b, 1 + registers + n, d], before any norm: CLS, registers, patches.
+        probe: The asked block's attention; see `Probe`.
+    """
+
+    cls: Float[Array, "b d"]
+    patches: Float[Array, "b n d"]
+    layers: tuple[Array, ...]
+    probe: Probe | None
+
+
+class PatchEmbedding(nnx.Module):
+    """A linear map of square patches: kernel [p * p * 3, d], rows by (row, column, channel) of the patch, and bias [d].
+
+    Starts as PyTorch's Conv2d does (and so DINO's): uniform within 1 / sqrt(p * p * 3), kernel and bias.
+    """
+
+    def __init__(self, *, patch_size: int, width: int, rngs: nnx.Rngs) -> None:
+        inputs = 3 * patch_size**2
+        bound = 1.0 / math.sqrt(inputs)
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (inputs, width), minval=-bound, maxval=bound))
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-bound, maxval=bound))
+
+
+class ViT(nnx.Module):
+    """A vision transformer with CLS token and optional registers (Darcet et al. 2024).
+
+    Linear layers, CLS token and positions start normal with deviation 0.02 (registers: 1e-6), biases at zero, as in
+    DINO and timm; the patch embedding as in `PatchEmbedding`.
+
+    Args:
+        image_size: Side in pixels of the square image whose grid the positions are for; images of other sizes get
+            interpolated positions.
+        patch_size: Side of a patch in pixels.
+        width: Of the tokens.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        mlp_ratio: Hidden width of the MLP over `width`.
+        mlp: "gelu", or "swiglu" (with two thirds of the hidden width).
+        registers: Number of register tokens, between CLS and patches.
+        layer_scale: Initial LayerScale; None is without.
+        drop_path: Rate of the last block; it grows linearly from 0 in the first.
+        positions: "learned", or "sincos": MAE's fixed ones, zero for CLS.
+        position_offset: See `resample_positions`.
+        position_antialias: See `resample_positions`.
+        norm_eps: Of the layer norms.
+        dtype: Of the computation, "float32" or "bfloat16"; parameters, norm statistics and softmax are float32.
+        remat: What the backward pass recomputes: "none"; "full", everything in a block; "dots", all but the outputs of
+            linear layers.
+        attention: "xla", or "cudnn" on NVIDIA GPUs.
+        rngs: For the initial weights.
+
+    Raises:
+        InputError: Sizes that don't divide, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        mlp: str = "gelu",
+        registers: int = 0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        positions: str = "learned",
+        position_offset: float = 0.0,
+        position_antialias: bool = False,
+        norm_eps: float = 1e-6,
+        dtype: str = "float32",
+        remat: str = "none",
+        attention: str = "xla",
+        rngs: nnx.Rngs,
+    ) -> None:
+        _one_of("positions", positions, ("learned", "sincos"))
+        _one_of("dtype", dtype, ("float32", "bfloat16"))
+        _one_of("remat", remat, tuple(REMAT))
+        if depth < 1:
+            raise InputError(f"depth is {depth}: a ViT needs at least one block")
+        if not 0.0 <= drop_path < 1.0:
+            raise InputError(f"drop_path is {drop_path}: give a rate from 0 to below 1")
+        self.image_size, self.patch_size = image_size, patch_size
+        self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
+        self.drop_path, self.dtype, self.remat, self.attention = drop_path, dtype, remat, attention
+        self.position_offset, self.position_antialias = position_offset, position_antialias
+        rows, columns = self.grid(image_size, image_size)
+
+        normal = nnx.initializers.normal(0.02)
+        self.patch = PatchEmbedding(patch_size=patch_size, width=width, rngs=rngs)
+        self.cls = nnx.Param(normal(rngs.params(), (width,)))
+        self.learned = positions == "learned"
+        if self.learned:
+            self.position = nnx.Param(normal(rngs.params(), (1 + rows * columns, width)))
+        if registers:
+            self.register = nnx.Param(nnx.initializers.normal(1e-6)(rngs.params(), (registers, width)))
+        block = functools.partial(
+            Block,
+            width=width,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            mlp=mlp,
+            layer_scale=layer_scale,
+            norm_eps=norm_eps,
+            dtype=dtype,
+            attention=attention,
+        )
+        self.blocks = nnx.vmap(lambda key: block(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
+        self.norm = layer_norm(width, norm_eps, dtype, rngs)
+
+    def __call__(self, images: Float[Array, "b h w 3"], **keywords: Any) -> ViTOutput:
+        """Return the encoding of normalised images of any size that patches divide; keywords as in `encode`."""
+        return self.encode(self.project(images), self.grid(*images.shape[1:3]), **keywords)
+
+    def project(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        """Return the patch embedding without its bias, so that a mask of patches can be applied to it exactly."""
+        self.grid(*images.shape[1:3])
+        p = self.patch_size
+        patches = einops.rearrange(images.astype(self.dtype), "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
+        return patches @ self.patch.kernel.astype(self.dtype)
+
+    def encode(
+        self,
+        projected: Float[Array, "b n d"],
+        grid: tuple[int, int],
+        *,
+        keep: Int[Array, "b m"] | None = None,
+        keys: Key[Array, " b"] | None = None,
+        layers: Sequence[int] = (),
+        probe: int | None = None,
+    ) -> ViTOutput:
+        """Return the encoding of projected patches.
+
+        Args:
+            projected: As `project` returns them, perhaps masked.
+            grid: Rows and columns of the patches.
+            keep: Indices of the patches that are encoded, each with its own position; all by default.
+            keys: One typed key per sequence for drop path, which depends on nothing else; None is evaluation, without.
+            layers: Blocks whose outputs are returned; negative ones count from the end.
+            probe: The block whose attention is returned.
+
+        Raises:
+            InputError: If a block doesn't exist.
+        """
+        tokens = self._embed(projected, grid, keep)
+        wanted = [self._block(index) + 1 for index in layers]  # the output of a block is the input of the next
+        wanted += [] if probe is None else [self._block(probe)]
+        inputs, tokens = self._run(tokens, wanted, keys)
+        prefix = 1 + self.registers
+        seen = None if probe is None else self._layer(self._block(probe)).probe(inputs[-1], prefix=prefix)
+        tokens = self.norm(tokens)
+        return ViTOutput(tokens[:, 0], tokens[:, prefix:], tuple(inputs[: len(layers)]), seen)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches of an image.
+
+        Raises:
+            InputError: If patches don't divide it.
+        """
+        p = self.patch_size
+        if height % p or width % p:
+            raise InputError(f"patch size {p} does not divide an image of {height}x{width} pixels")
+        return height // p, width // p
+
+    def positions(self, grid: tuple[int, int]) -> Float[Array, "n d"]:
+        """Return the positions of CLS and of the patches of a grid, float32."""
+        base = self.grid(self.image_size, self.image_size)
+        if self.learned:
+            cls, patches = self.position[:1], self.position[1:]
+        else:
+            cls, patches = jnp.zeros((1, self.width)), sincos_positions(self.width, base)
+        patches = resample_positions(
+            patches, base, grid, offset=self.position_offset, antialias=self.position_antialias
+        )
+        return jnp.concatenate([cls, patches])
+
+    def flops(self, patches: int) -> int:
+        """Return the floating-point operations of one sequence's forward pass, a multiplication and an addition as two.
+
+        Counted are matrix products alone; training takes three times as many.
+        """
+        n, d = 1 + self.registers + patches, self.width
+        mlp = self.blocks.mlp
+        linear = d * 3 * d + d * d + d * mlp.hidden * (3 if mlp.gated else 2)
+        return 2 * (patches * 3 * self.patch_size**2 * d + self.depth * n * (linear + 2 * n * d))
+
+    def _embed(self, projected: Array, grid: tuple[int, int], keep: Array | None) -> Array:
+        """Return the tokens [b, 1 + registers + m, d] that enter the first block."""
+        positions = self.positions(grid)
+        patches = projected + (self.patch.bias[None] + positions[1:])[None].astype(self.dtype)
+        if keep is not None:
+            patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
+        first = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]
+        first = jnp.concatenate(first).astype(self.dtype)
+        return jnp.concatenate([jnp.broadcast_to(first[None], (len(patches), *first.shape)), patches], axis=1)
+
+    def _run(self, tokens: Array, wanted: Sequence[int], keys: Array | None) -> tuple[list[Array], Array]:
+        """Return the inputs of the wanted blocks (number `depth` is the output of the last) and the last output."""
+        count = tokens.shape[1]
+        padding = padded_length(count, self.attention) - count
+        tokens = jnp.pad(tokens, ((0, 0), (0, padding), (0, 0)))
+        graphdef, stack = nnx.split(self.blocks)
+        drop = None if keys is None or not self.drop_path else drop_path_factors(keys, self.depth, self.drop_path)
+
+        @REMAT[self.remat]
+        def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
+            return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
+
+        def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
+            tokens, inputs = carry
+            index, weights, drop = layer
+            inputs = [jnp.where(index == i, tokens, kept) for i, kept in zip(wanted, inputs, strict=True)]
+            return (block(tokens, weights, drop), inputs), None
+
+        start = (tokens, [jnp.zeros_like(tokens) for _ in wanted])
+        (tokens, inputs), _ = jax.lax.scan(body, start, (jnp.arange(self.depth), stack, drop))
+        inputs = [tokens if i == self.depth else kept for i, kept in zip(wanted, inputs, strict=True)]
+        return [kept[:, :count] for kept in inputs], tokens[:, :count]
+
+    def _layer(self, index: int) -> Block:
+        graphdef, stack = nnx.split(self.blocks)
+        return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], stack))
+
+    def _block(self, index: int) -> int:
+        if not -self.depth <= index < self.depth:
+            raise InputError(f"block {index} does not exist: the encoder has {self.depth}, numbered from 0")
+        return index % self.depth
+
+
+def vit(size: str, *, rngs: nnx.Rngs, **overrides: Any) -> ViT:
+    """Return a ViT of a named size, overridden at will.
+
+    Ti, S, B, L and H are those of Touvron et al. 2021 and Dosovitskiy et al. 2021; g is DINOv2's, whose released
+    weights also have mlp="swiglu".
+
+    Args:
+        size: "ti", "s", "b", "l", "h" or "g".
+        rngs: For the initial weights.
+        overrides: Arguments of `ViT`.
+
+    Raises:
+        InputError: If the size is unknown.
+    """
+    _one_of("size", size, tuple(SIZES))
+    return ViT(**(SIZES[size] | overrides), rngs=rngs)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} {value!r} is unknown: use one of {', '.join(choices)}")

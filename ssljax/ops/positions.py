@@ -1,0 +1,52 @@
+"""Position embeddings of a grid of patches: resampling of learned ones to other grids, and fixed sines and cosines."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssljax.errors import InputError
+from ssljax.ops.resample import resample, resample_matrix
+
+Grid = tuple[int, int]
+
+
+def resample_positions(
+    positions: Float[Array, "n d"], old: Grid, new: Grid, *, offset: float = 0.0, antialias: bool = False
+) -> Float[Array, "m d"]:
+    """Return the positions of a grid of `old` (rows, columns) for a grid of `new`, bicubically interpolated.
+
+    Released models differ, and are reproduced so: DINO and DINOv2 `offset=0.1`, DINOv2 with registers and timm
+    `antialias=True`, others neither.
+
+    Args:
+        positions: One row per patch of the old grid, row by row.
+        old: Rows and columns of the old grid.
+        new: Rows and columns wanted; where they are the old ones, `positions` is returned as it is.
+        offset: Added to the new size before the scale factor is taken: the grid is sampled at steps of
+            old / (new + offset) rather than old / new.
+        antialias: Whether the filter widens when shrinking.
+    """
+    if old == new:
+        return positions
+    rows, columns = (
+        resample_matrix(n, o, extent=o * n / (n + offset), method="cubic", antialias=antialias, crop=False)
+        for o, n in zip(old, new, strict=True)
+    )
+    return resample(positions.reshape(*old, -1), rows, columns).reshape(new[0] * new[1], -1)
+
+
+def sincos_positions(width: int, grid: Grid) -> Float[Array, "n {width}"]:
+    """Return fixed sine-cosine positions: a quarter each of sin x, cos x, sin y, cos y, over geometric frequencies.
+
+    The layout of MAE (He et al. 2022) and MoCo v3: x counts columns, y rows, frequencies are 10000^(-4 i / width).
+
+    Raises:
+        InputError: If the width is no multiple of 4.
+    """
+    if width % 4:
+        raise InputError(f"width {width} is no multiple of 4, which sin-cos positions need")
+    frequencies = 10000.0 ** -(jnp.arange(width // 4) / (width // 4))
+    y, x = jnp.meshgrid(*(jnp.arange(size, dtype=jnp.float32) for size in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies[None, :] for axis in (x, y)]
+    return jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=1)
