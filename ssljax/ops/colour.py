@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
 """Luma weights of ITU-R BT.601, as Pillow's `convert("L")` uses them."""
+
+JITTER_DRAWS = 8
+"""How many uniform numbers `colour_jitter` turns into its choices."""
 
 
 def luma(image: Float[Array, "h w 3"]) -> Float[Array, "h w 1"]:
@@ -91,31 +94,30 @@ def adjust_colour(
     places = jnp.argsort(order)  # places[operation] is the step that does it
     blends = jnp.argsort(places[:3])  # the three blends in the order in which they come
 
-    def blend_one(image: Array, operation: Array, before: bool) -> Array:
-        active = (places[operation] < places[3]) == before
-        grey = luma(image)
-        other = jnp.where(operation == 2, grey, jnp.where(operation == 1, jnp.mean(grey, keepdims=True), 0.0))
-        return blend(image, other, jnp.where(active, ratios[operation], 1.0))
+    def blends_on_side(image: Array, before: bool) -> Array:
+        def step(i: Array, image: Array) -> Array:
+            operation = blends[i]
+            active = (places[operation] < places[3]) == before
+            grey = luma(image)
+            other = jnp.where(operation == 2, grey, jnp.where(operation == 1, jnp.mean(grey, keepdims=True), 0.0))
+            return blend(image, other, jnp.where(active, ratios[operation], 1.0))
 
-    for i in range(3):
-        image = blend_one(image, blends[i], True)
-    image = adjust_hue(image, shift)
-    for i in range(3):
-        image = blend_one(image, blends[i], False)
-    return image
+        # A loop: unrolled, the compiler computes earlier steps again for each mean.
+        return jax.lax.fori_loop(0, 3, step, image)
+
+    return blends_on_side(adjust_hue(blends_on_side(image, True), shift), False)
 
 
 def colour_jitter(
-    image: Float[Array, "h w 3"], key: Key[Array, ""], *, strength: tuple[float, float, float, float]
+    image: Float[Array, "h w 3"], draws: Float[Array, "8"], *, strength: tuple[float, float, float, float]
 ) -> Float[Array, "h w 3"]:
     """Jitter brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter does.
 
     Args:
+        draws: Independent and uniform in [0, 1).
         strength: s of each: ratios are uniform in [max(0, 1 - s), 1 + s], the shift of the hue in [-s, s] turns.
     """
-    ratio_key, hue_key, order_key = jax.random.split(key, 3)
-    spread = jnp.asarray(strength[:3])
-    low, high = jnp.maximum(0.0, 1.0 - spread), 1.0 + spread
-    ratios = low + (high - low) * jax.random.uniform(ratio_key, (3,))
-    shift = jax.random.uniform(hue_key, (), minval=-strength[3], maxval=strength[3])
-    return adjust_colour(image, ratios, shift, jax.random.permutation(order_key, 4))
+    low = jnp.asarray([*(max(0.0, 1.0 - s) for s in strength[:3]), -strength[3]])
+    high = jnp.asarray([*(1.0 + s for s in strength[:3]), strength[3]])
+    factors = low + (high - low) * draws[:4]
+    return adjust_colour(image, factors[:3], factors[3], jnp.argsort(draws[4:]))
