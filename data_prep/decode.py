@@ -1,12 +1,14 @@
 """Sequential decoding that lets no damaged frame through.
 
 A decoder conceals what it cannot read and often flags nothing, and what it reads after an error is drifting. So frames
-are decoded in order, group of pictures by group of pictures (GOP: a keyframe and what is presented before the next one),
-and a GOP is dropped whole after any error, any corrupt flag and any frame that is missing.
+are decoded in order, group of pictures by group of pictures (GOP: a keyframe and what is presented before the next
+one), and a GOP is dropped whole after any error, any corrupt flag, any frame that is missing or out of order. What no
+decoder can see stays unseen: a flipped bit that still reads as a picture, a lost end that the container never promised.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -17,6 +19,11 @@ from ssljax.errors import InputError
 
 # These codecs have packets that are never shown, so that a packet without a frame is no damage.
 _WITH_HIDDEN_FRAMES = {"vp8", "mpeg4"}
+
+
+# A group of pictures: its number, its wanted frames as (pts, converted frame) or None where it is damaged, and how many
+# frames it has in all.
+Group = tuple[int, list[tuple[int, bytes]] | None, int]
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Timeline:
     slack: float
 
     def gop(self, pts: int) -> int:
+        """The group of pictures that presents time `pts`."""
         return int(np.searchsorted(self.keys, pts, side="right")) - 1
 
     def seconds(self, pts: int) -> float:
@@ -74,8 +82,8 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = str(error).removesuffix(f": '{path}'")
-        raise InputError(f"{path} cannot be opened as a video ({reason}): it is damaged, cut short or not a video") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path} cannot be opened ({reason}): it is cut short, damaged or not a video") from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
         container.close()
@@ -86,8 +94,12 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
 def survey(path: Path) -> Timeline:
     """Read all packets of a video without decoding them."""
     container, stream = open_video(path)
+    pts: list[int] = []
+    keys: list[int] = []
+    leading: list[bool] = []
+    damaged: set[int] = set()
     with container:
-        pts, keys, leading, damaged = [], [], [], set()
+        tick = float(stream.time_base or 0)
         try:
             for packet in container.demux(stream):
                 time = packet.pts if packet.pts is not None else packet.dts
@@ -105,24 +117,24 @@ def survey(path: Path) -> Timeline:
         except av.FFmpegError:
             pass  # the rest cannot be read: what is missing is told by the declared duration
         declared, slack = _declared(container, stream)
-        if not keys or not pts:
-            raise InputError(f"{path} holds no video frames with presentation times: it is damaged, or must be remuxed first")
-        order = np.argsort(keys, kind="stable")
-        keys, leading = np.asarray(keys, np.int64)[order], np.asarray(leading)[order]
-        pts = np.unique(np.asarray(pts, np.int64))
-        pts = pts[pts >= keys[0]]
-        if len(pts) < 2:
-            raise InputError(f"{path} holds a single picture: it is not a video")
-        timeline = Timeline(
-            path, float(stream.time_base), stream.codec_context.name, pts, keys, leading, frozenset(), declared, slack
+        codec = stream.codec_context.name
+    if not keys or not pts:
+        raise InputError(
+            f"{path} holds no video frames with presentation times: it is damaged, or must be remuxed first"
         )
-        groups = {g for time in damaged for g in _touched(timeline, time)}
-        return Timeline(**{**timeline.__dict__, "damaged": frozenset(groups)})
+    order = np.argsort(keys, kind="stable")
+    shown = np.unique(np.asarray(pts, np.int64))
+    shown = shown[shown >= min(keys)]
+    if len(shown) < 2:
+        raise InputError(f"{path} holds a single picture: it is not a video")
+    rising, needed = np.asarray(keys, np.int64)[order], np.asarray(leading)[order]
+    timeline = Timeline(path, tick, codec, shown, rising, needed, frozenset(), declared, slack)
+    return replace(timeline, damaged=frozenset(g for time in damaged for g in _touched(timeline, time)))
 
 
-def _declared(container, stream) -> tuple[float | None, float]:
+def _declared(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[float | None, float]:
     """(duration in seconds, how far it may be wrong): a container's own also covers its sound."""
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), 0.0
     if "DURATION" in stream.metadata:  # Matroska
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
@@ -139,19 +151,34 @@ def _touched(timeline: Timeline, pts: int) -> list[int]:
     return [g for g in touched if g >= 0]
 
 
-def decode(
-    timeline: Timeline, first: int, end: int, wanted: set[int], convert: Callable[[av.VideoFrame], bytes], stop: Callable[[], bool]
-) -> Iterator[tuple[int, list[tuple[int, bytes]] | None, int]]:
-    """Decode GOPs first <= g < end; for each, in order, yield (g, [(pts, converted frame), ...], frames decoded).
+def segments(timeline: Timeline, seconds: float) -> list[tuple[int, int]]:
+    """[(first GOP, end GOP), ...]: as many whole GOPs as it takes to fill `seconds`."""
+    starts, last = [0], timeline.keys[0]
+    for g, key in enumerate(timeline.keys):
+        if (key - last) * timeline.tick >= seconds:
+            starts.append(g)
+            last = key
+    return list(zip(starts, [*starts[1:], len(timeline.keys)], strict=True))
 
-    The list holds the `wanted` frames; it is None where the GOP is damaged. Ends early, in the middle, when `stop()`.
+
+def decode(
+    timeline: Timeline,
+    first: int,
+    end: int,
+    wanted: set[int],
+    convert: Callable[[av.VideoFrame], bytes],
+    stop: Callable[[], bool],
+) -> Iterator[Group]:
+    """Decode GOPs first <= g < end; yield them in order, with the `wanted` frames converted.
+
+    Ends early, in the middle, when `stop()`.
     """
     bounds = np.append(timeline.keys, np.iinfo(np.int64).max)
     expected = np.searchsorted(timeline.pts, bounds)
     stored: dict[int, list] = {g: [] for g in range(first, end)}
     seen = dict.fromkeys(range(first, end), 0)
     bad = set(timeline.damaged)
-    ready = first
+    ready, last = first, None
     for pts, frame in _frames(timeline, first, end, bad):
         if stop():
             return
@@ -162,8 +189,9 @@ def decode(
         if not first <= g < end:
             continue
         seen[g] += 1
-        if frame.is_corrupt:
+        if frame.is_corrupt or (last is not None and pts <= last):
             bad.update(_touched(timeline, pts))
+        last = pts
         if pts in wanted and g not in bad:
             stored[g].append((pts, convert(frame)))
     while ready < end:
@@ -171,14 +199,16 @@ def decode(
         ready += 1
 
 
-def _verdict(timeline, g, frames, seen, expected, bad):
+def _verdict(
+    timeline: Timeline, g: int, frames: list[tuple[int, bytes]], seen: int, expected: np.ndarray, bad: set[int]
+) -> Group:
     count = int(expected[g + 1] - expected[g])
     whole = seen == count or timeline.codec in _WITH_HIDDEN_FRAMES
     return g, frames if whole and g not in bad else None, count
 
 
 def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(pts, frame) in order of presentation, at least from keyframe `first` to before keyframe `end`; errors go to `bad`.
+    """(pts, frame) in order of presentation, at least from keyframe `first` to before `end`; errors go to `bad`.
 
     A packet's frames come out later than its errors, so that a GOP's errors are known before the next GOP's frames.
     """
@@ -200,7 +230,9 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
             yield from _decode_packet(timeline, decoder, None, None, bad)
 
 
-def _decode_packet(timeline, decoder, packet, time, bad) -> Iterator[tuple[int, av.VideoFrame]]:
+def _decode_packet(
+    timeline: Timeline, decoder: av.VideoCodecContext, packet: av.Packet | None, time: int | None, bad: set[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
     try:
         for frame in decoder.decode(packet):
             if frame.pts is not None:
@@ -211,7 +243,7 @@ def _decode_packet(timeline, decoder, packet, time, bad) -> Iterator[tuple[int, 
         bad.update(_touched(timeline, time) if time is not None else {len(timeline.keys) - 1})
 
 
-def _seek(timeline: Timeline, first: int):
+def _seek(timeline: Timeline, first: int) -> tuple[av.container.InputContainer, av.VideoStream, Iterator[av.Packet]]:
     """Open the file and hand out its packets from keyframe `first` on."""
     key = int(timeline.keys[first])
     for attempt in ("seek", "from the start"):
@@ -225,20 +257,15 @@ def _seek(timeline: Timeline, first: int):
         for packet in packets:
             time = packet.pts if packet.pts is not None else packet.dts
             if packet.size and time == key and packet.is_keyframe:
-                return container, stream, _chain(packet, packets)
+                return container, stream, itertools.chain([packet], packets)
             if attempt == "seek" and packet.size and time is not None and time > key and packet.is_keyframe:
                 break  # landed too late
         container.close()
     raise InputError(f"{timeline.path} changed while it was read: run the preparation again")
 
 
-def _readable(packets):
+def _readable(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
     try:
         yield from packets
     except av.FFmpegError:
         return  # the same place at which the survey ended
-
-
-def _chain(first, rest):
-    yield first
-    yield from rest

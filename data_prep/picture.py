@@ -20,7 +20,7 @@ _HDR = {16: "PQ", 18: "HLG"}
 
 @dataclass(frozen=True)
 class Geometry:
-    """The frame as decoded, and the size of the stored picture before it is turned by `turns` quarter turns (counter-clockwise)."""
+    """How a frame is stored: scaled from `source` to `scaled`, then turned by `turns` quarters counter-clockwise."""
 
     source: tuple[int, int]  # width, height
     scaled: tuple[int, int]
@@ -38,43 +38,55 @@ def geometry(frame: av.VideoFrame, aspect: float, short_side: int) -> Geometry:
     aspect: the width-to-height ratio of one pixel as decoded.
     """
     if frame.rotation % 90:
-        raise InputError(f"the video is to be shown turned by {frame.rotation} degrees: only quarter turns are supported")
+        raise InputError(
+            f"the video is to be shown turned by {frame.rotation} degrees: only quarter turns are supported"
+        )
     width, height = (frame.width * min(aspect, 1.0), frame.height / max(aspect, 1.0))
     scale = min(1.0, short_side / min(width, height))
-    scaled = tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
+    scaled = _even(width * scale), _even(height * scale)
     return Geometry((frame.width, frame.height), scaled, frame.rotation // 90 % 4)
 
 
+def _even(side: float) -> int:
+    return max(2, 2 * round(side / 2))
+
+
 def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
-    """The JPEG (4:2:0) of one frame; InputError if the video changes its size, or holds what is not supported, by name."""
+    """The JPEG (4:2:0) of one frame; InputError that names what is not supported: another size, interlacing, HDR."""
     if (frame.width, frame.height) != shape.source:
         was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
         raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
     if frame.interlaced_frame:
         raise InputError("the video is interlaced: deinterlace it first (ffmpeg -vf bwdif)")
     if frame.color_trc in _HDR:
-        raise InputError(f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)")
+        raise InputError(
+            f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)"
+        )
     full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
     if frame.format.name not in ("yuv420p", "yuvj420p"):
         frame = frame.reformat(format="yuv420p")
     width, height = shape.scaled
     y = _resize(_plane(frame.planes[0]), width, height)
     u, v = (_resize(_plane(plane), width // 2, height // 2) for plane in frame.planes[1:])
-    y, u, v = _to_jfif(y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range)
+    y, u, v = _to_jfif(
+        y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range
+    )
     y, u, v = (np.ascontiguousarray(np.rot90(plane, shape.turns)) for plane in (y, u, v))
     return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=quality)
 
 
-def _plane(plane) -> np.ndarray:
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+def _plane(plane: av.video.plane.VideoPlane) -> np.ndarray:
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
     return plane if plane.shape == (height, width) else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _to_jfif(y, u, v, source: tuple[float, float], full_range: bool):
-    """Planes in a video's matrix and range to BT.601 at full range. Linear in (Y, Cb, Cr): out = A (in - zero) + zero'."""
+def _to_jfif(
+    y: np.ndarray, u: np.ndarray, v: np.ndarray, source: tuple[float, float], full_range: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Planes in a video's matrix and range to BT.601 at full range: linear in (Y, Cb, Cr)."""
     if source == _BT601 and full_range:
         return y, u, v
     a = _rgb_to_ycc(_BT601) @ np.linalg.inv(_rgb_to_ycc(source))

@@ -65,11 +65,15 @@ def read_index(folder: str | os.PathLike) -> VideoIndex:
     folder = Path(folder)
     path = folder / INDEX
     if not path.is_file():
-        raise InputError(f"{folder} holds no prepared video ({INDEX} is missing): run `ssljax prepare video` first, or again")
+        raise InputError(
+            f"{folder} holds no prepared video ({INDEX} is missing): run `ssljax prepare video` first, or again"
+        )
     try:
         raw = json.loads(path.read_bytes())
         if raw["version"] != VERSION:
-            raise InputError(f"{path} has version {raw['version']}, this program reads {VERSION}: prepare the video again")
+            raise InputError(
+                f"{path} has version {raw['version']}, this program reads {VERSION}: prepare the video again"
+            )
         index = _parse(folder, raw)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the index of a prepared video ({error!r}): prepare the video again") from error
@@ -105,7 +109,7 @@ def _check(index: VideoIndex, path: Path) -> None:
 
 
 def find_videos(places: str | os.PathLike | Sequence[str | os.PathLike]) -> list[VideoIndex]:
-    """The prepared videos at `places`: each a prepared video, or a folder whose subfolders (by name) are prepared videos.
+    """The prepared videos at `places`: each a prepared video or a folder whose subfolders (in order) are such.
 
     A subfolder whose preparation has not finished is an InputError, never left out in silence.
     """

@@ -11,13 +11,15 @@ POSITIONS = 2**32  # a sample's position is a uint32
 
 
 class Dataset(Protocol):
-    """What the loader asks of a data set: samples by global position, without end, safe to call from several threads."""
+    """What the loader asks of a data set: samples by global position, without end, safe to ask from several threads."""
 
     checksum: str
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]: ...
 
-    def describe(self, position: int) -> dict: ...
+    def describe(self, position: int) -> dict:
+        """Where the sample comes from, for people and for replay."""
+        ...
 
 
 def load(
@@ -39,15 +41,15 @@ def load(
     An error of the data set is raised by `next`, then and at every later call; it never looks like the end of the data.
     Close the iterator (or use it as a context manager) to stop its threads and workers.
     """
-    rows = np.asarray(rows, np.int64)
-    if not len(rows) or rows.min() < 0 or rows.max() >= batch_size:
+    rows = [int(row) for row in rows]
+    if not rows or min(rows) < 0 or max(rows) >= batch_size:
         raise ValueError(f"rows {rows} must lie in a batch of {batch_size}")
     if not 0 <= position < POSITIONS:
         raise ValueError(f"position {position} is not a uint32")
 
     def sample(i: int) -> dict[str, np.ndarray]:
         batch, row = divmod(i, len(rows))
-        return dataset[position + batch * batch_size + int(rows[row])]
+        return dataset[position + batch * batch_size + rows[row]]
 
     batches = (POSITIONS - position) // batch_size
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(buffer, threads))
@@ -73,7 +75,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         try:
             return next(self._batches)
         except StopIteration:
-            self._error = RuntimeError("the data ended, although a data set has no end: all 2**32 positions are used up")
+            self._error = RuntimeError(
+                "the data ended, although a data set has no end: all 2**32 positions are used up"
+            )
             raise self._error from None
         except BaseException as error:
             self._error = error
@@ -88,5 +92,5 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     def __enter__(self) -> "Batches":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

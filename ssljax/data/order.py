@@ -16,8 +16,8 @@ class Order:
     """Positions 0, 1, 2, ... without end over `counts[v]` starts of each video v.
 
     Without weights all starts of all videos are shuffled together: each comes exactly once per epoch, in a new order
-    each epoch. With weights each video is shuffled by itself and repeats for ever, and the positions are dealt out to the
-    videos in proportion (at any moment within one of the exact share), however long each is.
+    each epoch. With weights each video is shuffled by itself and repeats for ever, and the positions are dealt out to
+    the videos in proportion, at any moment within one of the exact share, however long each is.
     Permutations are computed, not stored: any size, a few microseconds a position.
     """
 
@@ -32,7 +32,8 @@ class Order:
             raise InputError(f"weights {list(weights)} must all be positive numbers")
         # repeated one by one, since a mix ends with its first member that ends
         parts = [
-            _shuffled(int(a), int(b), seed + i) for i, (a, b) in enumerate(zip(self._first[:-1], self._first[1:], strict=True))
+            _shuffled(int(a), int(b), seed + i)
+            for i, (a, b) in enumerate(zip(self._first[:-1], self._first[1:], strict=True))
         ]
         self._order = grain.MapDataset.mix(parts, [float(weight) for weight in weights])
 

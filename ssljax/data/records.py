@@ -28,12 +28,12 @@ class Records:
         self._forget()
 
     def _forget(self) -> None:
-        self._lock, self._process, self._readers = threading.Lock(), os.getpid(), {}
+        self._lock, self._process, self._readers = threading.Lock(), os.getpid(), dict[int, ArrayRecordReader]()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return {"index": self.index, "_first": self._first}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._forget()
 
@@ -59,10 +59,14 @@ class Records:
             raise self._damaged(frame, error) from error
 
     def decode(self, frame: int, *, least_height: int = 0, least_width: int = 0) -> np.ndarray:
-        """Frame number `frame` as RGB uint8 [h, w, 3], perhaps halved (2, 4 or 8 times) but no smaller than the least."""
+        """Frame number `frame` as RGB uint8 [h, w, 3], perhaps 2, 4 or 8 times smaller but not below the least."""
         try:
             return simplejpeg.decode_jpeg(
-                self.jpeg(frame), "RGB", min_height=least_height, min_width=least_width, min_factor=2 if least_height else 1
+                self.jpeg(frame),
+                "RGB",
+                min_height=least_height,
+                min_width=least_width,
+                min_factor=2 if least_height else 1,
             )
         except InputError:
             raise
@@ -72,13 +76,13 @@ class Records:
     def _damaged(self, frame: int, error: Exception) -> InputError:
         segment = self.index.segments[int(np.searchsorted(self._first, frame, side="right")) - 1]
         return InputError(
-            f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read ({error}): "
-            f"prepare the video again"
+            f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read "
+            f"({error}): copy it again, or prepare the video again"
         )
 
 
 def read_frames(folder: str | os.PathLike, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The stored frames nearest to `times` (seconds after the first frame): uint8 [t, h, w, 3] and their times float64 [t]."""
+    """The stored frames nearest to `times` (seconds): uint8 [t, h, w, 3], and their own times float64 [t]."""
     index = read_index(folder)
     records = Records(index)
     numbers = nearest(index.times, np.asarray(times, np.float64))

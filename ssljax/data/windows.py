@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,22 +13,25 @@ from ssljax.data.order import Order
 from ssljax.data.records import Records, nearest
 from ssljax.errors import InputError
 
+Pair = Sequence[float]  # (smallest, largest)
+Span = Sequence[float | None]  # (first, end) in seconds
+
 
 class Windows:
     """Windows of `frames` frames, `gap` seconds apart, from one or several prepared videos: infinite, random access.
 
     video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
-    size: the side of the square canvas in pixels. A random box of the frame, covering a part `scale` (smallest, largest)
-        of its area with a width-to-height `ratio` (smallest, largest), is resized to it; one box for a whole window.
-        `scale=(1, 1), ratio=None` takes the largest centred square instead.
+    size: the side of the square canvas in pixels. A random box of the frame, a part `scale` (smallest, largest) of its
+        area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
+        `ratio=None` takes the largest centred square of the frame instead.
     weights: how often each video is drawn, in proportion; None draws each start of each video equally often.
     seconds: (first, end) of each video to use, either of which may be None; every frame of a window lies within.
     stride: seconds between window starts; None starts a window at every stored frame.
     antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
 
     Times come from the presentation times: a window that starts at stored time s takes, for each i, the stored frame
-    nearest to s + i*gap, and is used only if each lies within half the usual stored spacing and no dropped (damaged) span
-    lies inside. Every random choice of window i derives from (seed, i) alone.
+    nearest to s + i*gap, and is used only if each lies within half the usual stored spacing and no dropped (damaged)
+    span lies inside. Every random choice of window i derives from (seed, i) alone.
     """
 
     def __init__(
@@ -39,10 +43,10 @@ class Windows:
         size: int,
         seed: int = 0,
         weights: Sequence[float] | None = None,
-        seconds: Sequence[float | None] | None = None,
+        seconds: Span | None = None,
         stride: float | None = None,
-        scale: Sequence[float] = (0.2, 1.0),
-        ratio: Sequence[float] | None = (3 / 4, 4 / 3),
+        scale: Pair = (0.2, 1.0),
+        ratio: Pair | None = (3 / 4, 4 / 3),
         antialias: bool = True,
     ):
         _check_arguments(frames, gap, size, seconds, stride, scale, ratio)
@@ -59,7 +63,7 @@ class Windows:
         """How many different windows there are: an epoch without weights."""
         return sum(len(starts) for starts in self.starts)
 
-    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, position: int) -> dict[str, Any]:
         """{"frames": uint8 [frames, size, size, 3], "position": uint32 []}"""
         video, numbers, box = self._plan(position)
         records, size = self._records[video], self.size
@@ -83,7 +87,15 @@ class Windows:
         return video, numbers, crop_box(random, index.height, index.width, self.scale, self.ratio)
 
 
-def _check_arguments(frames, gap, size, seconds, stride, scale, ratio) -> None:
+def _check_arguments(
+    frames: int,
+    gap: float,
+    size: int,
+    seconds: Span | None,
+    stride: float | None,
+    scale: Pair,
+    ratio: Pair | None,
+) -> None:
     if frames < 1 or size < 1:
         raise InputError(f"frames ({frames}) and size ({size}) must be at least 1")
     if not gap > 0:
@@ -91,7 +103,9 @@ def _check_arguments(frames, gap, size, seconds, stride, scale, ratio) -> None:
     if stride is not None and not stride > 0:
         raise InputError(f"stride ({stride} s) must be more than 0, or None for every stored frame")
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise InputError(f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame")
+        raise InputError(
+            f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame"
+        )
     if scale[1] > 1:
         raise InputError(f"scale {tuple(scale)} asks for a crop larger than the frame: it may be 1 at most")
     if ratio is not None and (len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]):
@@ -100,7 +114,9 @@ def _check_arguments(frames, gap, size, seconds, stride, scale, ratio) -> None:
         raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
 
 
-def window_starts(index: VideoIndex, frames: int, gap: float, seconds=None, stride: float | None = None) -> np.ndarray:
+def window_starts(
+    index: VideoIndex, frames: int, gap: float, seconds: Span | None = None, stride: float | None = None
+) -> np.ndarray:
     """The numbers of the stored frames at which a whole, undamaged window starts: int32 [starts], rising.
 
     InputError if there is none: the video is shorter than a window, or the stored frames too far apart for the gap.
@@ -117,8 +133,8 @@ def window_starts(index: VideoIndex, frames: int, gap: float, seconds=None, stri
     span = min(index.duration, end) - first
     if span < length or not len(times):
         raise InputError(
-            f"{index.folder} has {max(span, 0):.2f} s{within}, shorter than one window of {frames} frames {gap:g} s apart "
-            f"({length:g} s): ask for fewer frames, a smaller gap or a longer video"
+            f"{index.folder} has {max(span, 0):.2f} s{within}, shorter than one window of {frames} frames "
+            f"{gap:g} s apart ({length:g} s): ask for fewer frames, a smaller gap or a longer video"
         )
     # A little more than half, since stored times are rounded: a target halfway between two frames has both.
     tolerance = 0.5 * index.spacing + 1e-4
@@ -135,20 +151,22 @@ def window_starts(index: VideoIndex, frames: int, gap: float, seconds=None, stri
         starts = np.intersect1d(starts, nearest(times, wanted))
     if not len(starts):
         raise InputError(
-            f"{index.folder} ({index.duration:.2f} s) holds no whole, undamaged window of {frames} frames {gap:g} s apart{within}: "
-            f"ask for fewer frames, a smaller gap or a longer video"
+            f"{index.folder} ({index.duration:.2f} s) holds no whole, undamaged window of {frames} frames "
+            f"{gap:g} s apart{within}: ask for fewer frames, a smaller gap or a longer video"
         )
     return starts.astype(np.int32)
 
 
-def crop_box(random: np.random.Generator, height: int, width: int, scale, ratio) -> tuple[int, int, int, int]:
+def crop_box(
+    random: np.random.Generator, height: int, width: int, scale: Pair, ratio: Pair | None
+) -> tuple[int, int, int, int]:
     """A random resized crop's box (top, left, height, width) inside a frame: area in `scale`, log ratio uniform.
 
     Ten tries; then the largest centred box whose ratio is allowed, as torchvision's RandomResizedCrop has it.
     """
     if ratio is not None:
         for _ in range(10):
-            area = height * width * random.uniform(*scale)
+            area = height * width * random.uniform(scale[0], scale[1])
             aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:

@@ -1,0 +1,155 @@
+"""The folder of one video's preparation: whose it is, what of it is done, and what is written when.
+
+Every file appears by rename, whole or not at all. `plan.json` comes first and tells what was asked for; each segment's
+frames are followed by a `segment-*.json` that tells what they are; `index.json` comes last, and then the others go.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from data_prep.decode import Group, Timeline
+from ssljax.data.index import INDEX
+from ssljax.errors import InputError
+
+PLAN = "plan.json"
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's size and of 64 pieces of 64 KiB spread evenly: tells files apart without reading all."""
+    size, piece = path.stat().st_size, 64 * 1024
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(64):
+            file.seek(max(size - piece, 0) * i // 63)
+            digest.update(file.read(piece))
+    return digest.hexdigest()
+
+
+def is_finished(output: Path, plan: dict) -> bool:
+    """Whether `output` holds the finished result of `plan`; InputError if it holds anything but (a part of) it."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file, not a folder: choose another --output")
+    if (output / INDEX).is_file():
+        _compare(output / INDEX, plan)
+        clean(output)
+        return True
+    if (output / PLAN).is_file():
+        _compare(output / PLAN, plan)
+    elif output.is_dir() and any(not file.name.startswith(".") for file in output.iterdir()):
+        raise InputError(f"{output} holds files that are not a preparation's: choose another --output")
+    return False
+
+
+def _compare(path: Path, plan: dict) -> None:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is not what a preparation writes: choose another --output") from error
+    for key, what in (
+        ("version", "by another version"),
+        ("source", "from another file"),
+        ("settings", "with other settings"),
+    ):
+        if found.get(key) != plan[key]:
+            difference = _difference(found.get(key), plan[key])
+            raise InputError(f"{path.parent} was prepared {what} ({difference}): choose another --output or remove it")
+
+
+def _difference(was: Any, now: Any) -> str:
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return f"{was} instead of {now}"
+    return ", ".join(f"{key} {was.get(key)} instead of {now[key]}" for key in now if was.get(key) != now[key])
+
+
+def claim(output: Path, plan: dict) -> None:
+    """Make the folder and write down whose it is."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not (output / PLAN).is_file():
+        write_json(output / PLAN, plan)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write by rename, so that a file is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def finished_segment(output: Path, number: int) -> dict | None:
+    """What `write_segment` left, if it came to its end."""
+    path = output / f"segment-{number:05d}.json"
+    if not path.is_file():
+        return None
+    part = json.loads(path.read_bytes())
+    if part["frames"] and (output / part["file"]).stat().st_size != part["bytes"]:
+        raise InputError(f"{output / part['file']} was changed since it was written: remove {output} and prepare again")
+    return part
+
+
+def write_segment(
+    timeline: Timeline, output: Path, number: int, groups: Iterator[Group], advance: Callable[[int], None], stop: Event
+) -> dict | None:
+    """Write the sound frames of one segment and, last, what they are; None if stopped before the end.
+
+    `advance` is told how many frames of the video each group took.
+    """
+    name = f"frames-{number:05d}.array_record"
+    temporary = output / f".{name}.{os.getpid()}.tmp"
+    times, dropped, digest = [], [], hashlib.sha256()
+    try:
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        for g, frames, count in groups:
+            if frames is None:
+                dropped.append(g)
+            for pts, jpeg in frames or []:
+                writer.write(jpeg)
+                digest.update(jpeg)
+                times.append(timeline.seconds(pts))
+            advance(count)
+        writer.close()
+        if stop.is_set():
+            return None
+        part = {
+            "file": name,
+            "frames": len(times),
+            "bytes": 0,
+            "sha256": digest.hexdigest(),
+            "times": times,
+            "dropped": dropped,
+        }
+        if times:
+            part["bytes"] = _verified_size(temporary, len(times))
+            temporary.replace(output / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_json(output / f"segment-{number:05d}.json", part)
+    return part
+
+
+def _verified_size(path: Path, frames: int) -> int:
+    """The size of a record file that is safely on the disk and holds `frames` records."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    reader = ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+    if found != frames:
+        raise OSError(f"{path} holds {found} of {frames} frames (is the disk full?)")
+    return path.stat().st_size
+
+
+def clean(output: Path) -> None:
+    """Remove the traces of the work, once the index is there."""
+    for pattern in ("segment-*.json", ".*.tmp", PLAN):
+        for path in output.glob(pattern):
+            path.unlink(missing_ok=True)
