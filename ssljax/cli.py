@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    prepare = verbs.add_parser("prepare", help="turn videos into training records", add_help=False, allow_abbrev=False)
+    prepare = verbs.add_parser("prepare", help="turn videos into training records", allow_abbrev=False)
     prepare.add_argument("kind", choices=["video"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(run=_prepare)
