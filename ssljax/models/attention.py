@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ class Attention(nnx.Module):
                 f"attention 'cudnn' needs dtype 'bfloat16' and a head size that is a multiple of 8 up to 128, "
                 f"not {dtype!r} and {size}; use 'xla'"
             )
-        self.heads, self.implementation = heads, implementation
+        self.heads = heads
+        self.implementation: Any = implementation
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.out = linear(width, width, dtype, rngs)
 
@@ -82,7 +83,7 @@ def attend(
     keys: Float[Array, "b n h dh"],
     values: Float[Array, "b n h dh"],
     *,
-    implementation: str,
+    implementation: Literal["xla", "cudnn"],
     length: int | None = None,
 ) -> Float[Array, "b n h dh"]:
     """Return softmax(Q K^T / sqrt(dh)) V, keys and values from number `length` on left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +13,19 @@ from ssljax.errors import InputError
 from ssljax.models.attention import Attention, Probe, linear
 
 MLPS = ("gelu", "swiglu")
+
+
+class PatchEmbedding(nnx.Module):
+    """A linear map of square patches: kernel [p * p * 3, d], rows by (row, column, channel) of the patch, and bias [d].
+
+    Starts as PyTorch's Conv2d does (and so DINO's): uniform within 1 / sqrt(p * p * 3), kernel and bias.
+    """
+
+    def __init__(self, *, patch_size: int, width: int, rngs: nnx.Rngs) -> None:
+        inputs = 3 * patch_size**2
+        bound = 1.0 / math.sqrt(inputs)
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (inputs, width), minval=-bound, maxval=bound))
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-bound, maxval=bound))
 
 
 class Mlp(nnx.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ssljax.errors import InputError
 from ssljax.models.attention import Probe, padded_length
-from ssljax.models.blocks import Block, drop_path_factors, layer_norm
+from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
 from ssljax.ops.positions import resample_positions, sincos_positions
 
 SIZES = {
@@ -49,19 +49,6 @@ class ViTOutput(NamedTuple):
     patches: Float[Array, "b n d"]
     layers: tuple[Array, ...]
     probe: Probe | None
-
-
-class PatchEmbedding(nnx.Module):
-    """A linear map of square patches: kernel [p * p * 3, d], rows by (row, column, channel) of the patch, and bias [d].
-
-    Starts as PyTorch's Conv2d does (and so DINO's): uniform within 1 / sqrt(p * p * 3), kernel and bias.
-    """
-
-    def __init__(self, *, patch_size: int, width: int, rngs: nnx.Rngs) -> None:
-        inputs = 3 * patch_size**2
-        bound = 1.0 / math.sqrt(inputs)
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (inputs, width), minval=-bound, maxval=bound))
-        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (width,), minval=-bound, maxval=bound))
 
 
 class ViT(nnx.Module):
@@ -127,7 +114,8 @@ class ViT(nnx.Module):
             raise InputError(f"drop_path is {drop_path}: give a rate from 0 to below 1")
         self.image_size, self.patch_size = image_size, patch_size
         self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
-        self.drop_path, self.dtype, self.remat, self.attention = drop_path, dtype, remat, attention
+        self.drop_path, self.norm_eps = drop_path, norm_eps
+        self.dtype, self.remat, self.attention = dtype, remat, attention
         self.position_offset, self.position_antialias = position_offset, position_antialias
         rows, columns = self.grid(image_size, image_size)
 
@@ -137,6 +125,8 @@ class ViT(nnx.Module):
         self.learned = positions == "learned"
         if self.learned:
             self.position = nnx.Param(normal(rngs.params(), (1 + rows * columns, width)))
+        else:
+            sincos_positions(width, (rows, columns))  # refuses a width that it cannot split
         if registers:
             self.register = nnx.Param(nnx.initializers.normal(1e-6)(rngs.params(), (registers, width)))
         block = functools.partial(
@@ -235,8 +225,8 @@ class ViT(nnx.Module):
         patches = projected + (self.patch.bias[None] + positions[1:])[None].astype(self.dtype)
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
-        first = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]
-        first = jnp.concatenate(first).astype(self.dtype)
+        rows = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]
+        first = jnp.concatenate(rows).astype(self.dtype)
         return jnp.concatenate([jnp.broadcast_to(first[None], (len(patches), *first.shape)), patches], axis=1)
 
     def _run(self, tokens: Array, wanted: Sequence[int], keys: Array | None) -> tuple[list[Array], Array]:
@@ -284,9 +274,12 @@ def vit(size: str, *, rngs: nnx.Rngs, **overrides: Any) -> ViT:
         overrides: Arguments of `ViT`.
 
     Raises:
-        InputError: If the size is unknown.
+        InputError: If the size or an override is unknown.
     """
     _one_of("size", size, tuple(SIZES))
+    unknown = sorted(overrides.keys() - inspect.signature(ViT.__init__).parameters)
+    if unknown:
+        raise InputError(f"a ViT has no argument {unknown[0]!r}")
     return ViT(**(SIZES[size] | overrides), rngs=rngs)
 
 
