@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +48,8 @@ def crop_box(
     draws: Float[Array, "22"],
     size: tuple[int, int],
     *,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    scale: Sequence[float],
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
 ) -> Int[Array, "4"]:
     """Return (top, left, height, width) in pixels, drawn as torchvision's RandomResizedCrop does.
 
@@ -126,7 +127,7 @@ def photometric(
     image: Float[Array, "h w 3"],
     draws: Float[Array, "13"],
     *,
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+    jitter: Sequence[float] = (0.4, 0.4, 0.2, 0.1),
     jitter_probability: Probability = 0.8,
     grey_probability: Probability = 0.2,
     blur_probability: Probability,
@@ -152,13 +153,13 @@ def clip_views(
     key: Key[Array, ""],
     *,
     global_size: int = 224,
-    global_scale: tuple[float, float] = (0.4, 1.0),
+    global_scale: Sequence[float] = (0.4, 1.0),
     global_antialias: bool = False,
     local_size: int = 112,
-    local_scale: tuple[float, float] = (0.05, 0.4),
+    local_scale: Sequence[float] = (0.05, 0.4),
     locals: int = 6,
     flip_probability: Probability = 0.5,
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+    jitter: Sequence[float] = (0.4, 0.4, 0.2, 0.1),
     jitter_probability: Probability = 0.8,
     grey_probability: Probability = 0.2,
     global_blur_probability: Probability = 0.1,
@@ -200,16 +201,16 @@ def image_views(
     key: Key[Array, ""],
     *,
     global_size: int = 224,
-    global_scale: tuple[float, float] = (0.4, 1.0),
+    global_scale: Sequence[float] = (0.4, 1.0),
     local_size: int = 96,
-    local_scale: tuple[float, float] = (0.05, 0.4),
+    local_scale: Sequence[float] = (0.05, 0.4),
     locals: int = 8,
     flip_probability: Probability = 0.5,
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+    jitter: Sequence[float] = (0.4, 0.4, 0.2, 0.1),
     jitter_probability: Probability = 0.8,
     grey_probability: Probability = 0.2,
-    global_blur_probabilities: tuple[float, float] = (1.0, 0.1),
-    global_solarise_probabilities: tuple[float, float] = (0.0, 0.2),
+    global_blur_probabilities: Sequence[float] = (1.0, 0.1),
+    global_solarise_probabilities: Sequence[float] = (0.0, 0.2),
     local_blur_probability: Probability = 0.5,
 ) -> tuple[Float[Array, "2 g g 3"], Float[Array, "l s s 3"]]:
     """Return two global and `locals` local views of an image, normalised, as DINO draws them (arXiv 2104.14294)."""
@@ -219,7 +220,7 @@ def image_views(
         photometric, jitter=jitter, jitter_probability=jitter_probability, grey_probability=grey_probability
     )
 
-    def view(size: int, scale: tuple[float, float], draws: Array, blur: Array, solarise: Array) -> Array:
+    def view(size: int, scale: Sequence[float], draws: Array, blur: Array, solarise: Array) -> Array:
         box = crop_box(draws[PHOTOMETRIC_DRAWS:-1], (height, width), scale=scale)
         flip = draws[-1] < flip_probability
         crop = resized_crop(pixels, box, (size, size), method="cubic", antialias=True, flip=flip)

@@ -5,6 +5,8 @@ Images are RGB floats in [0, 1], shaped [h, w, 3], and stay so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -109,7 +111,7 @@ def adjust_colour(
 
 
 def colour_jitter(
-    image: Float[Array, "h w 3"], draws: Float[Array, "8"], *, strength: tuple[float, float, float, float]
+    image: Float[Array, "h w 3"], draws: Float[Array, "8"], *, strength: Sequence[float]
 ) -> Float[Array, "h w 3"]:
     """Jitter brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter does.
 
