@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssljax import checkpoint, mesh, optim, step
+from ssljax.data.frames import Frames
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.models.heads import DINOHead
@@ -29,7 +30,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     "objective": {"dino": DINO, "dora": DoRA},
     "models": {"vit": vit, "dino_head": DINOHead},
     "views": {"clip_views": clip_views, "image_views": image_views},
-    "data": {"windows": Windows},
+    "data": {"frames": Frames, "windows": Windows},
     "optimizer": {"adamw": optim.adamw},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import einops
 import jax
@@ -66,7 +66,7 @@ def track(prototypes: Float[Array, "b k d"], keys: Float[Array, "b t h n dh"]) -
 
 
 def object_masks(
-    maps: Float[Array, "b t k n"], *, threshold: Literal["frame", "batch"] = "frame"
+    maps: Float[Array, "b t k n"], *, threshold: str = "frame"
 ) -> Bool[Array, "b t k n"]:
     """Return which patches belong to each object: those where its L2-normalised map is above the mean.
 

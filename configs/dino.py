@@ -1,0 +1,82 @@
+"""DINO on the frames of videos (Caron et al., ICCV 2021): ViT-S/16, 100 epochs of 1,281,167 images.
+
+    ssljax prepare video venice.mp4 --output venice/
+    ssljax train --config configs/dino.py --workdir runs/dino --config.data.video=venice/
+
+Variants, after a colon: `vitb16`; `smoke`, two updates for tests.
+"""
+
+from ml_collections import ConfigDict
+
+from ssljax import configuration
+from ssljax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the recipe or one of its variants."""
+    config = configuration.base()
+    config.batch_size = 1024
+    config.epochs = 100
+    config.samples_per_epoch = 1_281_167
+    batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
+
+    config.data = ConfigDict({"name": "frames", "video": (), "size": 300, "scale": (0.2, 1.0), "seconds": (None, None)})
+    config.views = ConfigDict(
+        {
+            "name": "image_views",
+            "global_size": 224,
+            "global_scale": (0.4, 1.0),
+            "local_size": 96,
+            "local_scale": (0.05, 0.4),
+            "locals": 8,
+        }
+    )
+    config.models = ConfigDict(
+        {
+            "encoder": {
+                "name": "vit",
+                "size": "s",
+                "patch_size": 16,
+                "image_size": config.views.get_ref("global_size"),
+                "drop_path": 0.1,
+                "dtype": "bfloat16",
+                "remat": "full",
+            },
+            "head": {"name": "dino_head", "prototypes": 65_536, "hidden": 2048, "bottleneck": 256, "dtype": "bfloat16"},
+        }
+    )
+    config.objective = ConfigDict(
+        {
+            "name": "dino",
+            "size": config.data.get_ref("size"),
+            "student_temperature": 0.1,
+            "center_momentum": 0.9,
+            "teacher_temperature": {"schedule": "linear", "start": 0.04, "end": 0.04, "epochs": 30},
+            "momentum": {"schedule": "cosine", "start": 0.996, "end": 1.0, "epochs": epochs, "warmup_epochs": 0},
+        }
+    )
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "learning_rate": {
+                "schedule": "cosine",
+                "start": batch.to_float() * (5e-4 / 256),
+                "end": 1e-6,
+                "epochs": epochs,
+                "warmup_epochs": 10,
+            },
+            "weight_decay": {"schedule": "cosine", "start": 0.04, "end": 0.4, "epochs": epochs, "warmup_epochs": 0},
+            "no_decay": ("bias", "scale", "gamma"),
+            "clip_norm": 3.0,
+            "clip_by": "parameter",
+            "freeze": "head/last",
+            "freeze_epochs": 1,
+        }
+    )
+    if variant == "vitb16":
+        config.models.encoder.size = "b"
+    elif variant == "smoke":
+        configuration.smoke(config)
+    elif variant:
+        raise InputError(f"configs/dino.py has the variants vitb16 and smoke, not {variant!r}.")
+    return config

@@ -1,0 +1,32 @@
+"""A data set and a config of "a user's own package", named by import path in the tests."""
+
+import numpy as np
+
+from ssljax.configuration import load
+
+
+class Clips:
+    """Smooth random clips, a pure function of (seed, position)."""
+
+    def __init__(self, *, frames, size, seed, bad_position=-1):
+        self.frames, self.size, self.seed, self.bad_position = frames, size, seed, bad_position
+        self.checksum = f"toy {frames} {size} {seed}"
+
+    def __getitem__(self, position):
+        random = np.random.default_rng([self.seed, position])
+        coarse = random.integers(0, 256, size=(5, 5, 3), dtype=np.uint8)
+        image = np.kron(coarse, np.ones((-(-self.size // 5),) * 2 + (1,), np.uint8))[: self.size, : self.size]
+        frames = np.stack([np.roll(image, shift, axis=1) for shift in range(self.frames)])
+        return {"frames": frames, "position": np.uint32(position)}
+
+    def describe(self, position):
+        return {"video": "toy", "times": [float(position)]}
+
+
+def get_config(variant=""):
+    config = load("configs/dora.py:smoke")
+    config.unlock()
+    config.data = {"name": "toy.Clips", "frames": config.data.frames, "size": config.data.size}
+    config.epochs = 4
+    config.checkpoint.every = 3
+    return config
