@@ -86,8 +86,9 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
         raise InputError(f"{path} cannot be opened ({reason}): it is cut short, damaged or not a video") from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
+        sound = ", only sound" if container.streams.audio else ""
         container.close()
-        raise InputError(f"{path} holds no video" + (", only sound" if container.streams.audio else ""))
+        raise InputError(f"{path} holds no video{sound}")
     return container, streams[0]
 
 
@@ -136,9 +137,10 @@ def _declared(container: av.container.InputContainer, stream: av.VideoStream) ->
     """(duration in seconds, how far it may be wrong): a container's own also covers its sound."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), 0.0
-    if "DURATION" in stream.metadata:  # Matroska
+    if "DURATION" in stream.metadata:  # Matroska: the time of the end
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds), 0.0
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - start, 0.0
     return (container.duration / av.time_base, 1.0) if container.duration else (None, 0.0)
 
 

@@ -1,7 +1,8 @@
 """Batches of a data set in its global order, rebuilt from a position: the loader has no other state."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -10,6 +11,7 @@ from absl import flags
 POSITIONS = 2**32  # a sample's position is a uint32
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """What the loader asks of a data set: samples by global position, without end, safe to ask from several threads."""
 
@@ -25,7 +27,7 @@ class Dataset(Protocol):
 def load(
     dataset: Dataset,
     *,
-    rows: Sequence[int],
+    rows: Iterable[int],
     batch_size: int,
     position: int = 0,
     threads: int = 2,
@@ -47,19 +49,33 @@ def load(
     if not 0 <= position < POSITIONS:
         raise ValueError(f"position {position} is not a uint32")
 
-    def sample(i: int) -> dict[str, np.ndarray]:
-        batch, row = divmod(i, len(rows))
-        return dataset[position + batch * batch_size + rows[row]]
-
     batches = (POSITIONS - position) // batch_size
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(buffer, threads))
-    samples = grain.MapDataset.range(batches * len(rows)).map(sample).to_iter_dataset(read)
+    samples = (
+        grain.MapDataset.range(batches * len(rows))
+        .map(_Samples(dataset, rows, batch_size, position))
+        .to_iter_dataset(read)
+    )
     if workers:
         # The workers get this process's flags, which absl refuses to read before somebody has parsed them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         samples = samples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
     return Batches(samples.batch(len(rows), drop_remainder=True))
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """This process's samples one after the other: sample number -> sample. It can be sent to a worker."""
+
+    dataset: Dataset
+    rows: list[int]
+    batch_size: int
+    position: int
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        batch, row = divmod(int(number), len(self.rows))
+        return self.dataset[self.position + batch * self.batch_size + self.rows[row]]
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):

@@ -17,11 +17,11 @@ class Order:
 
     Without weights all starts of all videos are shuffled together: each comes exactly once per epoch, in a new order
     each epoch. With weights each video is shuffled by itself and repeats for ever, and the positions are dealt out to
-    the videos in proportion, at any moment within one of the exact share, however long each is.
+    the videos evenly, in proportion at any moment, however long each is.
     Permutations are computed, not stored: any size, a few microseconds a position.
     """
 
-    def __init__(self, counts: Sequence[int], *, seed: int, weights: Sequence[float] | None = None):
+    def __init__(self, counts: Sequence[int], *, seed: int, weights: Sequence[float | int] | None = None):
         self._first = np.cumsum([0, *counts])
         if weights is None:
             self._order = _shuffled(0, int(self._first[-1]), seed)

@@ -81,7 +81,7 @@ class Records:
         )
 
 
-def read_frames(folder: str | os.PathLike, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def read_frames(folder: str | os.PathLike, times: Sequence[float | int]) -> tuple[np.ndarray, np.ndarray]:
     """The stored frames nearest to `times` (seconds): uint8 [t, h, w, 3], and their own times float64 [t]."""
     index = read_index(folder)
     records = Records(index)

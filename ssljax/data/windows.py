@@ -13,8 +13,9 @@ from ssljax.data.order import Order
 from ssljax.data.records import Records, nearest
 from ssljax.errors import InputError
 
-Pair = Sequence[float]  # (smallest, largest)
-Span = Sequence[float | None]  # (first, end) in seconds
+Number = float | int
+Pair = Sequence[Number]  # (smallest, largest)
+Span = Sequence[Number | None]  # (first, end) in seconds
 
 
 class Windows:
@@ -39,12 +40,12 @@ class Windows:
         *,
         video: str | os.PathLike | Sequence[str | os.PathLike],
         frames: int,
-        gap: float,
+        gap: Number,
         size: int,
         seed: int = 0,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[Number] | None = None,
         seconds: Span | None = None,
-        stride: float | None = None,
+        stride: Number | None = None,
         scale: Pair = (0.2, 1.0),
         ratio: Pair | None = (3 / 4, 4 / 3),
         antialias: bool = True,
@@ -68,7 +69,7 @@ class Windows:
         video, numbers, box = self._plan(position)
         records, size = self._records[video], self.size
         canvas = np.empty((self.frames, size, size, 3), np.uint8)
-        for i, number in enumerate(numbers):
+        for i, number in enumerate(numbers.tolist()):
             _cut(records, number, box, canvas[i], self.antialias)
         return {"frames": canvas, "position": np.uint32(position)}
 
@@ -89,10 +90,10 @@ class Windows:
 
 def _check_arguments(
     frames: int,
-    gap: float,
+    gap: Number,
     size: int,
     seconds: Span | None,
-    stride: float | None,
+    stride: Number | None,
     scale: Pair,
     ratio: Pair | None,
 ) -> None:
@@ -115,7 +116,7 @@ def _check_arguments(
 
 
 def window_starts(
-    index: VideoIndex, frames: int, gap: float, seconds: Span | None = None, stride: float | None = None
+    index: VideoIndex, frames: int, gap: Number, seconds: Span | None = None, stride: Number | None = None
 ) -> np.ndarray:
     """The numbers of the stored frames at which a whole, undamaged window starts: int32 [starts], rising.
 

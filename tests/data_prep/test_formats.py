@@ -1,0 +1,92 @@
+"""Containers, codecs and the oddities of real files."""
+
+import numpy as np
+import pytest
+from videos import make_video, number_of
+
+from data_prep.video import Settings, prepare
+from ssljax.data.records import Records
+from ssljax.errors import InputError
+
+ALL = Settings(every=1)
+
+
+def numbers(index):
+    records = Records(index)
+    return [number_of(records.decode(i)) for i in range(len(index.times))]
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "options"),
+    [
+        ("mkv", "libx264", {}),
+        ("flv", "libx264", {}),
+        ("mp4", "libx265", {"x265-params": "log-level=none"}),
+        ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("webm", "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("avi", "mpeg4", {}),
+        ("mov", "prores_ks", {}),
+    ],
+)
+def test_codecs(tmp_path, ending, codec, options):
+    pixels = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    path = make_video(tmp_path / f"a.{ending}", 60, codec=codec, options=options, pixels=pixels)
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert numbers(index) == list(range(60)) and index.dropped == ()
+    np.testing.assert_allclose(index.times, np.arange(60) / 25, atol=1e-3)
+
+
+def test_open_groups_of_pictures(tmp_path):
+    """Frames before a keyframe that need it belong to the segment before it."""
+    path = make_video(
+        tmp_path / "open.mp4",
+        options={"x264-params": "keyint=20:min-keyint=20:scenecut=0:open-gop=1:bframes=3:b-adapt=0:log-level=-1"},
+    )
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert len(index.segments) > 2 and numbers(index) == list(range(100)) and index.dropped == ()
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_variable_frame_rate_keeps_presentation_times(tmp_path, ending):
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.1, 100)) + 3
+    path = make_video(tmp_path / f"a.{ending}", times=times.tolist())
+    index = prepare(path, tmp_path / "out", Settings(every=3), segment_seconds=1)
+    assert numbers(index) == list(range(0, 100, 3))
+    np.testing.assert_allclose(index.times, times[::3] - times[0], atol=1.1e-3 if ending == "mkv" else 1e-4)
+
+
+def test_ten_bits_and_odd_sizes(tmp_path):
+    ten = make_video(tmp_path / "ten.mp4", 40, pixels="yuv420p10le")
+    assert numbers(prepare(ten, tmp_path / "ten", ALL)) == list(range(40))
+    odd = make_video(tmp_path / "odd.mp4", 40, size=(131, 103), pixels="yuv444p")
+    index = prepare(odd, tmp_path / "odd", ALL)
+    assert numbers(index) == list(range(40)) and (index.width % 2, index.height % 2) == (0, 0)
+
+
+def test_rotation_is_applied(tmp_path):
+    path = make_video(tmp_path / "turned.mp4", 40, size=(160, 128))
+    data = bytearray(path.read_bytes())
+    identity = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    place = data.rfind(identity)  # the track's matrix; before it comes the movie's
+    data[place : place + 36] = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 128 << 16, 0, 1 << 30], ">i4").tobytes()
+    path.write_bytes(data)
+    index = prepare(path, tmp_path / "out", ALL)
+    assert (index.width, index.height) == (128, 160)
+    frame = Records(index).decode(25)
+    assert frame.shape == (160, 128, 3) and number_of(np.rot90(frame)) == 25  # shown turned clockwise
+
+
+def test_a_change_of_size_is_refused(tmp_path):
+    first = make_video(tmp_path / "first.ts", 40)
+    second = make_video(tmp_path / "second.ts", 40, size=(160, 160), times=[2 + i / 25 for i in range(40)])
+    both = tmp_path / "both.ts"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(InputError, match="changes its size from 128x128 to 160x160"):
+        prepare(both, tmp_path / "out", ALL)
+
+
+def test_contradicting_times_are_refused(tmp_path):
+    """AVI holds no presentation times, so that reordered frames cannot be placed."""
+    path = make_video(tmp_path / "a.avi", 60)
+    with pytest.raises(InputError, match="holds no presentation times"):
+        prepare(path, tmp_path / "out", ALL)

@@ -1,0 +1,263 @@
+"""Preparation, on files whose frames show their number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from videos import make_sound, make_video, number_of
+
+from data_prep import video as program
+from data_prep.video import Settings, main, prepare
+from ssljax.data.records import Records
+from ssljax.errors import InputError
+
+ALL = Settings(every=1)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """8 s, 200 frames in groups of 20, the index at the end of the file."""
+    return make_video(tmp_path_factory.mktemp("source") / "street.mp4", 200)
+
+
+@pytest.fixture(scope="module")
+def reference(source):
+    """The undamaged preparation, in segments of two groups: its frames as bytes."""
+    index = prepare(source, source.parent / "reference", ALL, segment_seconds=1)
+    return index, jpegs(index)
+
+
+def jpegs(index):
+    records = Records(index)
+    return [records.jpeg(i) for i in range(len(index.times))]
+
+
+def numbers(index):
+    records = Records(index)
+    return [number_of(records.decode(i)) for i in range(len(index.times))]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("every", "step"), [(1, 1), (7, 7), (None, 4)])
+def test_every_nth_frame_is_stored_once_with_its_time(source, tmp_path, every, step):
+    index = prepare(source, tmp_path / "out", Settings(every), segment_seconds=1)
+    assert numbers(index) == list(range(0, 200, step))
+    np.testing.assert_allclose(index.times, np.arange(0, 200, step) / 25, atol=1e-6)
+    assert index.duration == pytest.approx(8.0)
+    assert (index.width, index.height, index.dropped) == (128, 128, ())
+    assert index.settings["every"] == step
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
+        ["index.json", *(segment.file for segment in index.segments)]
+    )
+
+
+def test_threads_change_nothing(source, reference, tmp_path):
+    prepare(source, tmp_path / "out", ALL, segment_seconds=1, threads=4)
+    assert contents(tmp_path / "out") == contents(reference[0].folder)
+
+
+def test_scaled_down_and_never_up(source, tmp_path):
+    small = prepare(source, tmp_path / "small", Settings(every=20, short_side=64))
+    assert (small.width, small.height) == (64, 64) and numbers(small) == list(range(0, 200, 20))
+    assert Records(small).decode(3).shape == (64, 64, 3)
+    assert prepare(source, tmp_path / "large", Settings(every=20, short_side=4000)).width == 128
+
+
+def test_again_is_nothing_and_otherwise_is_refused(source, reference, tmp_path):
+    out = tmp_path / "out"
+    first = prepare(source, out, Settings(every=10))
+    before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert prepare(source, out, Settings(every=10)).checksum == first.checksum
+    with pytest.raises(InputError, match="with other settings .every 10 instead of 5"):
+        prepare(source, out, Settings(every=5))
+    other = make_video(tmp_path / "street.mp4", 40)
+    with pytest.raises(InputError, match="from another file"):
+        prepare(other, out, Settings(every=10))
+    assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="not a preparation's"):
+        prepare(source, tmp_path / "foreign", ALL)
+
+
+def test_interrupted_and_continued(source, reference, tmp_path, monkeypatch):
+    out, written = tmp_path / "out", []
+
+    def stops_after_two(*args):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(args[2])
+        return original(*args)
+
+    original = program.write_segment
+    monkeypatch.setattr(program, "write_segment", stops_after_two)
+    with pytest.raises(OSError, match="No space"):
+        prepare(source, out, ALL, segment_seconds=1, threads=1)
+    monkeypatch.setattr(program, "write_segment", lambda *args: written.append(args[2]) or original(*args))
+    index = prepare(source, out, ALL, segment_seconds=1, threads=1)
+    assert written == list(range(len(index.segments))) == [0, 1, 2, 3, 4]
+    assert contents(out) == contents(reference[0].folder)
+
+
+def test_killed_and_continued(source, reference, tmp_path):
+    out = tmp_path / "out"
+    code = (
+        "import sys, time; from data_prep import video; convert = video.to_jpeg\n"
+        "def slow(*a, **k): time.sleep(0.02); return convert(*a, **k)\n"
+        "video.to_jpeg = slow; video.prepare(sys.argv[1], sys.argv[2], video.Settings(1), segment_seconds=1, threads=2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(source), str(out)], cwd=Path(program.__file__).parents[1]
+    )
+    while not list(out.glob("segment-*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "index.json").exists()
+    assert jpegs(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
+    assert contents(out) == contents(reference[0].folder)
+
+
+def damaged(data: bytes, kind: str) -> bytes:
+    data, random = bytearray(data), np.random.default_rng(1)
+    middle = len(data) // 2
+    if kind == "zeros":
+        data[middle : middle + 4096] = bytes(4096)
+    elif kind == "random bytes":
+        data[middle : middle + 4096] = random.bytes(4096)
+    else:
+        for place in random.integers(middle, middle + 8192, 300):
+            data[place] ^= 1 << random.integers(8)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "random bytes", "flipped bits"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
+    whole = make_video(tmp_path / f"whole.{ending}", 200).read_bytes()
+    broken = tmp_path / f"broken.{ending}"
+    broken.write_bytes(damaged(whole, kind))
+    index = prepare(broken, tmp_path / "out", ALL, segment_seconds=1)
+    stored = np.rint(index.times * 25).astype(int)
+    assert 20 <= len(stored) < 200
+    if ending == "mp4":  # the same encoding: equal to the byte
+        assert jpegs(index) == [reference[1][i] for i in stored]
+    assert numbers(index) == stored.tolist()
+    lost = np.setdiff1d(np.arange(200) / 25, np.round(index.times, 2))
+    inside = [any(a - 1e-6 <= moment < b for a, b in index.dropped) for moment in lost]
+    assert len(lost) and all(inside)
+
+
+def test_cut_short(tmp_path, capsys):
+    whole = make_video(tmp_path / "whole.mp4", 200, container_options={"movflags": "faststart"}).read_bytes()
+    cut, out = tmp_path / "cut.mp4", tmp_path / "out"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert main([str(cut), "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cut short" in error and "of 8.00 s" in error and "--allow-damage" in error
+    assert not out.exists()
+    assert main([str(cut), "--output", str(out), "--allow-damage", "--every", "1"]) == 0
+    assert "damaged, nothing stored" in capsys.readouterr().out
+    index = program.read_index(out / "cut")
+    assert numbers(index) == list(range(80)) and index.dropped == ((3.2, 8.0),)
+
+
+def test_zeros_at_the_end_are_a_cut_too(tmp_path):
+    whole = make_video(tmp_path / "whole.mp4", 200, container_options={"movflags": "faststart"}).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    with pytest.raises(InputError, match="only the first 3.20 s of 8.00 s"):
+        prepare(cut, tmp_path / "out", ALL)
+    assert numbers(prepare(cut, tmp_path / "out", ALL, allow_damage=True)) == list(range(80))
+
+
+BAD = {
+    "missing.mp4": "does not exist",
+    "empty.mp4": "is empty",
+    "nomoov.mp4": "cannot be opened",
+    "sound.m4a": "holds no video, only sound",
+    "words.mp4": "cannot be opened",
+    "words.txt": "holds no video",
+    "picture.png": "holds no video",
+    "folder.mp4": "is not a file",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence(source, tmp_path, capsys, name):
+    path, out = tmp_path / name, tmp_path / "out"
+    if name == "empty.mp4":
+        path.touch()
+    elif name == "nomoov.mp4":
+        path.write_bytes(source.read_bytes()[:50000])
+    elif name == "sound.m4a":
+        make_sound(path)
+    elif name.startswith("words"):
+        path.write_text("not a video at all\n" * 500)
+    elif name == "picture.png":
+        from PIL import Image
+
+        Image.new("RGB", (64, 64)).save(path)
+    elif name == "folder.mp4":
+        path.mkdir()
+    good = make_video(tmp_path / "good.mp4", 40)
+    assert main([str(good), str(path), "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and BAD[name] in error and str(path) in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--output"),
+        (["--output", "OUT", "--every", "0"], "--every 0"),
+        (["--output", "OUT", "--every", "two"], "--every"),
+        (["--output", "OUT", "--quality", "101"], "--quality 101"),
+        (["--output", "OUT", "--short-side", "8"], "--short-side 8"),
+        (["--output", "OUT", "--colour"], "--colour"),
+    ],
+)
+def test_bad_arguments(source, tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert main([str(source), *(str(out) if a == "OUT" else a for a in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not out.exists()
+
+
+def test_two_files_of_one_name(source, tmp_path, capsys):
+    other = make_video(tmp_path / "street.mkv", 40)
+    assert main([str(source), str(other), "--output", str(tmp_path / "out")]) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+def test_command_line(source, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep.video",
+        str(source),
+        "--output",
+        str(tmp_path / "out"),
+        "--short-side",
+        "64",
+    ]
+    done = subprocess.run(
+        command, cwd=Path(program.__file__).parents[1], capture_output=True, text=True, env=os.environ
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "50 frames of 64x64 (every 4), 8.0 s" in done.stdout
+    index = json.loads((tmp_path / "out" / "street" / "index.json").read_text())
+    assert index["name"] == "street" and index["source"]["file"] == "street.mp4"
+    assert str(tmp_path) not in json.dumps(index), "the index must not depend on where it was made"
