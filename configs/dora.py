@@ -20,7 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 320_000
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    config.data = ConfigDict(dict(name="windows", video=(), frames=8, gap=1.0, size=300, scale=(0.2, 1.0)))
+    config.data = ConfigDict(
+        dict(name="windows", video=(), frames=8, gap=1.0, size=300, scale=(0.2, 1.0), seconds=(None, None))
+    )
     config.views = ConfigDict(
         dict(
             name="clip_views",
@@ -34,8 +36,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.models = ConfigDict(
         dict(
             encoder=dict(
-                name="vit", size="s", patch_size=16, image_size=config.views.get_ref("global_size"), drop_path=0.1,
-                dtype="bfloat16", remat="full",
+                name="vit",
+                size="s",
+                patch_size=16,
+                image_size=config.views.get_ref("global_size"),
+                drop_path=0.1,
+                dtype="bfloat16",
+                remat="full",
             ),
             head=dict(name="dino_head", prototypes=65_536, hidden=2048, bottleneck=256, dtype="bfloat16"),
         )
@@ -62,7 +69,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optimizer = ConfigDict(
         dict(
             name="adamw",
-            learning_rate=dict(schedule="cosine", start=batch.to_float() * (5e-4 / 256), end=1e-5, epochs=epochs, warmup_epochs=10),
+            learning_rate=dict(
+                schedule="cosine", start=batch.to_float() * (5e-4 / 256), end=1e-5, epochs=epochs, warmup_epochs=10
+            ),
             weight_decay=dict(schedule="cosine", start=0.04, end=0.4, epochs=epochs, warmup_epochs=0),
             no_decay=("bias", "scale", "gamma"),
             clip_norm=3.0,
@@ -84,11 +93,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def demo(config: ConfigDict) -> None:
     """Make the recipe small enough for 2 CPU cores and minutes, and fit for a video of 10 seconds."""
-    config.batch_size, config.epochs, config.samples_per_epoch = 16, 20, 320
-    config.data.update(frames=4, gap=0.2, size=128)
-    config.data.seconds = (0.0, 8.0)
-    config.views.update(global_size=96, local_size=48, locals=4)
-    config.models.encoder.update(width=128, depth=4, heads=4, patch_size=8, dtype="float32", drop_path=0.0)
+    config.batch_size, config.epochs, config.samples_per_epoch = 8, 20, 320
+    config.data.update(frames=4, gap=0.2, size=80, seconds=(0.0, 8.0))
+    config.views.update(global_size=64, local_size=32, locals=4)
+    config.models.encoder.update(width=96, depth=3, heads=3, patch_size=8, dtype="float32", drop_path=0.0, remat="none")
     config.models.head.update(prototypes=1024, hidden=256, bottleneck=64, dtype="float32")
     config.optimizer.learning_rate.update(start=1e-3, warmup_epochs=2)
-    config.checkpoint.every = 100
+    config.checkpoint.every = 200

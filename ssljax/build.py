@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -123,7 +122,9 @@ def check_contract(built: Objective, data: Any) -> None:
     expected = {name: (spec.shape[1:], str(spec.dtype)) for name, spec in built.batch_spec(1).items()}
     given = {name: (value.shape, str(value.dtype)) for name, value in data[0].items()}
     if expected != given:
-        raise InputError(f"The data gives samples of {given}, but the objective expects {expected}; change data or objective.")
+        raise InputError(
+            f"The data gives samples of {given}, but the objective expects {expected}; change data or objective."
+        )
 
 
 def _steps(config: ConfigDict, epochs: float) -> int:
@@ -171,9 +172,13 @@ def _constructor(section: str, name: str) -> Callable[..., Any]:
         ) from error
 
 
-def _check(section: str, constructor: Callable[..., Any], arguments: Mapping[str, Any], *, partial: bool = False) -> None:
+def _check(
+    section: str, constructor: Callable[..., Any], arguments: Mapping[str, Any], *, partial: bool = False
+) -> None:
     signature = inspect.signature(constructor)
     try:
         (signature.bind_partial if partial else signature.bind)(**arguments)
     except TypeError as error:
-        raise InputError(f"config.{section}: {error}; see {constructor.__module__}.{constructor.__qualname__}.") from error
+        raise InputError(
+            f"config.{section}: {error}; see {constructor.__module__}.{constructor.__qualname__}."
+        ) from error

@@ -139,7 +139,8 @@ class Checkpoints:
             raise InputError(f"{self._directory} holds no complete checkpoint; train first, or give another --workdir.")
         if step is not None and step not in steps:
             raise InputError(
-                f"{self._directory} holds no checkpoint of step {step}; give one of {', '.join(map(str, sorted(steps)))}."
+                f"{self._directory} holds no checkpoint of step {step}; give one of "
+                f"{', '.join(map(str, sorted(steps)))}."
             )
         return max(steps) if step is None else step
 

@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", help="write a run's encoder for PyTorch", allow_abbrev=False)
     _add_run(export)
     export.add_argument("--format", default="dino", choices=["dino"], help="whose parameter names")
-    export.add_argument("--output", type=Path, required=True, help="FILE.safetensors, or FILE.pth where torch is installed")
+    export.add_argument(
+        "--output", type=Path, required=True, help="FILE.safetensors, or FILE.pth where torch is installed"
+    )
     export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
     export.set_defaults(run=_export)
 
@@ -83,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", required=True, metavar="FILE[:ARG]",
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
         help="config file, packaged recipe or import path; --config.KEY=VALUE overrides one value",
     )
 
@@ -155,7 +159,9 @@ def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.report.run import write_report
 
-    page = write_report(options.workdir, step=options.step, video=options.video, seconds=options.seconds, links=options.link)
+    page = write_report(
+        options.workdir, step=options.step, video=options.video, seconds=options.seconds, links=options.link
+    )
     print(f"wrote {page}")
 
 

@@ -110,7 +110,7 @@ def _find(name: str) -> Path:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None
-    if spec is None or not (spec.origin or "").endswith(".py"):
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise InputError(f"--config {name}: no such file, packaged recipe or module; try configs/dora.py.")
     return Path(spec.origin)
 

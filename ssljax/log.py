@@ -23,8 +23,17 @@ class Log:
     """Writes a run's metrics every few steps; a context manager. Only the first of several processes writes."""
 
     def __init__(
-        self, workdir: Path, *, start: int, total: int, batch_size: int, config: Mapping[str, Any], writes: bool,
-        every: int = 10, tensorboard: bool = True, wandb_project: str = ""
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        total: int,
+        batch_size: int,
+        config: Mapping[str, Any],
+        writes: bool,
+        every: int = 10,
+        tensorboard: bool = True,
+        wandb_project: str = "",
     ) -> None:
         """Open the sinks, dropping lines of updates that a resumed run does again.
 
@@ -46,7 +55,9 @@ class Log:
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
         self._low = 0
         self._file = self._tensorboard = self._wandb = None
-        self.bar = tqdm(total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr)
+        self.bar = tqdm(
+            total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr
+        )
         if not writes:
             return
         path = workdir / "metrics.jsonl"

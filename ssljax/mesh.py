@@ -97,8 +97,8 @@ def shardings(tree: Any, mesh: Mesh, *, min_size: int = 2**14) -> Any:
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """Return the rows of the global batch that this process's devices hold, ascending."""
-    slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
-    return sorted({row for (s,) in slices for row in range(*s.indices(batch_size))})
+    indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for index in indices if index for row in range(*index[0].indices(batch_size))})
 
 
 def to_mesh(mesh: Mesh, batch: Any, batch_size: int) -> Any:

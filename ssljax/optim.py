@@ -93,7 +93,11 @@ def adamw(
         thaw = lambda step: step >= freeze_steps  # noqa: E731
         # A frozen parameter's moments start with its first update: Adam's bias correction counts from there.
         branches = {False: adam, True: optax.conditionally_mask(adam, thaw)}
-        chain = [optax.partition(branches, frozen), *chain, optax.masked(optax.conditionally_mask(optax.identity(), thaw), frozen)]
+        chain = [
+            optax.partition(branches, frozen),
+            *chain,
+            optax.masked(optax.conditionally_mask(optax.identity(), thaw), frozen),
+        ]
     else:
         chain = [adam, *chain]
     if clip_norm is not None:

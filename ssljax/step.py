@@ -14,6 +14,7 @@ from ssljax.errors import InputError
 from ssljax.models.pure import Params
 from ssljax.objectives.base import LossOutput, Objective, PyTree
 from ssljax.ops import keys as rng
+from ssljax.ops.arrays import Array
 
 
 class TrainState(NamedTuple):
@@ -75,14 +76,14 @@ def make_train_step(
     """
     if accumulate > 1 and not objective.accumulates_exactly:
         raise InputError(
-            f"accumulate is {accumulate}, but the loss of {type(objective).__name__} as configured depends on the whole "
-            "batch at once; set accumulate=1 and use more devices or a smaller batch."
+            f"accumulate is {accumulate}, but the loss of {type(objective).__name__} as configured depends on the "
+            "whole batch at once; set accumulate=1 and use more devices or a smaller batch."
         )
 
     def micro_batch(state: TrainState, batch: PyTree) -> tuple[Params, LossOutput]:
         key = jax.random.fold_in(rng.named(jax.random.key(seed), "step"), state.step)
 
-        def loss(params: Params) -> tuple[jax.Array, LossOutput]:
+        def loss(params: Params) -> tuple[Array, LossOutput]:
             out = objective.loss(params, state.state, batch, key, state.step)
             return out.loss, out
 

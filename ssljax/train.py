@@ -180,9 +180,7 @@ class Stop:
         self._asked = True
 
 
-def _report_bad_loss(
-    workdir: Path, number: int, loss: float, size: int, data: Any, checkpoints: Checkpoints
-) -> str:
+def _report_bad_loss(workdir: Path, number: int, loss: float, size: int, data: Any, checkpoints: Checkpoints) -> str:
     """Write the windows of the batch that made the loss, and return what to say."""
     checkpoints.wait()
     positions = range((number - 1) * size, number * size)

@@ -129,6 +129,4 @@ def test_a_stack_is_clipped_as_its_layers_are():
     for layer in range(3):
         alone = {"layer": jax.tree.map(lambda x, i=layer: x[i], stacked["blocks"])}
         expected = clip.update(alone, clip.init(alone))[0]["layer"]
-        jax.tree.map(
-            lambda a, b, i=layer: np.testing.assert_allclose(a[i], b, rtol=1e-6), whole["blocks"], expected
-        )
+        jax.tree.map(lambda a, b, i=layer: np.testing.assert_allclose(a[i], b, rtol=1e-6), whole["blocks"], expected)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ssljax.models.pure import Params, Pure
+from ssljax.ops.arrays import Array
 
 PyTree = Any
 Schedule = Callable[[Any], Any]

@@ -10,13 +10,14 @@ from typing import Any
 import einops
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, exponential_moving_average
 from ssljax.ops import keys as rng
-from ssljax.ops.losses import dino_cross_entropy, entropy, soft_cross_entropy, teacher_probabilities, update_center
+from ssljax.ops.arrays import Array
+from ssljax.ops.losses import dino_cross_entropy, entropy, teacher_probabilities, update_center
 
 
 def init_student_and_teacher(encoder: Pure, head: Pure, key: jax.Array) -> tuple[Params, PyTree]:
@@ -27,7 +28,13 @@ def init_student_and_teacher(encoder: Pure, head: Pure, key: jax.Array) -> tuple
 
 
 def update_teacher_and_center(
-    head: Pure, params: Params, state: PyTree, mean_bottleneck: Float[Array, " z"], *, center_momentum: float, momentum: Any
+    head: Pure,
+    params: Params,
+    state: PyTree,
+    mean_bottleneck: Float[Array, " z"],
+    *,
+    center_momentum: float,
+    momentum: Any,
 ) -> PyTree:
     """Return the state after one update: first the centre, of the teacher that made the targets, then the teacher.
 
@@ -42,8 +49,12 @@ def update_teacher_and_center(
 
 
 def distillation_metrics(
-    targets: Float[Array, "*b c"], cross_entropy: Float[Array, ""], student_logits: Float[Array, "*s c"], center: Array,
-    *, student_temperature: float
+    targets: Float[Array, "*b c"],
+    cross_entropy: Float[Array, ""],
+    student_logits: Float[Array, "*s c"],
+    center: Array,
+    *,
+    student_temperature: float,
 ) -> dict[str, Array]:
     """Return what shows whether a teacher still teaches.
 

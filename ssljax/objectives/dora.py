@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import einops
 import jax
@@ -24,18 +23,22 @@ from ssljax.ops.sinkhorn import sinkhorn_knopp
 MASKS = ("tracked", "attention", "random", "none")
 
 
+Heads = Int[Array, " k"] | Int[Array, "b k"]
+"""The heads that objects start from: one draw for all clips, or one for each."""
+
+
 def object_prototypes(
-    cls_attention: Float[Array, "b h n"], queries: Float[Array, "b h n dh"], heads: Int[Array, " k"]
+    cls_attention: Float[Array, "b h n"], queries: Float[Array, "b h n dh"], heads: Heads
 ) -> Float[Array, "b k d"]:
     """Return P = A[I] Q: for each head in I, the mean query under its CLS attention (equation 3)."""
-    return jnp.einsum("bkn,bnd->bkd", cls_attention[:, heads], _concatenate_heads(queries))
+    return jnp.einsum("bkn,bnd->bkd", _of_heads(cls_attention, heads), _concatenate_heads(queries))
 
 
 def discover(
     cls_attention: Float[Array, "b h n"],
     queries: Float[Array, "b h n dh"],
     patches: Float[Array, "b n d"],
-    heads: Int[Array, " k"],
+    heads: Heads,
     *,
     epsilon: float,
     iterations: int,
@@ -65,9 +68,7 @@ def track(prototypes: Float[Array, "b k d"], keys: Float[Array, "b t h n dh"]) -
     return jax.nn.softmax(logits * joined.shape[-1] ** -0.5, axis=-1)
 
 
-def object_masks(
-    maps: Float[Array, "b t k n"], *, threshold: str = "frame"
-) -> Bool[Array, "b t k n"]:
+def object_masks(maps: Float[Array, "b t k n"], *, threshold: str = "frame") -> Bool[Array, "b t k n"]:
     """Return which patches belong to each object: those where its L2-normalised map is above the mean.
 
     Args:
@@ -206,13 +207,12 @@ class DoRA:
         def of_clips(x: Array) -> Array:
             return shard_batch(einops.rearrange(x, "(b t) ... -> b t ...", b=b))
 
-        attention = of_clips(out.probe.cls_attention)[:, 0]
-        attention = jnp.take_along_axis(attention, self._heads(key, position)[:, :, None], axis=1)
+        attention, heads = of_clips(out.probe.cls_attention)[:, 0], self._heads(key, position)
         if self.masks == "tracked":
             queries, patches = of_clips(out.probe.queries)[:, 0], of_clips(out.patches)[:, 0]
-            maps = track(self._prototypes(attention, queries, patches), of_clips(out.probe.keys))
+            maps = track(self._prototypes(attention, queries, patches, heads), of_clips(out.probe.keys))
         elif self.masks == "attention":
-            maps = jnp.broadcast_to(attention[:, None], (b, t, self.objects, n))
+            maps = jnp.broadcast_to(_of_heads(attention, heads)[:, None], (b, t, self.objects, n))
         else:
             keys = rng.per_sample(rng.named(key, "masks"), position)
             maps = jax.vmap(lambda k: jax.random.uniform(k, (t, self.objects, n)))(keys)
@@ -255,11 +255,10 @@ class DoRA:
         keys = rng.per_sample(key, position if self.heads_per == "clip" else jnp.zeros_like(position))
         return jax.vmap(lambda k: jax.random.permutation(k, self.encoder.abstract.heads)[: self.objects])(keys)
 
-    def _prototypes(self, attention: Array, queries: Array, patches: Array) -> Float[Array, "b k d"]:
-        chosen = jnp.arange(self.objects)
+    def _prototypes(self, attention: Array, queries: Array, patches: Array, heads: Array) -> Float[Array, "b k d"]:
         if self.sinkhorn:
-            return discover(attention, queries, patches, chosen, epsilon=self.epsilon, iterations=self.iterations)
-        return object_prototypes(attention, queries, chosen)
+            return discover(attention, queries, patches, heads, epsilon=self.epsilon, iterations=self.iterations)
+        return object_prototypes(attention, queries, heads)
 
 
 def _merge(x: Array, axes: int = 2) -> Array:
@@ -269,3 +268,7 @@ def _merge(x: Array, axes: int = 2) -> Array:
 
 def _concatenate_heads(x: Float[Array, "*b h n dh"]) -> Float[Array, "*b n d"]:
     return einops.rearrange(x, "... h n dh -> ... n (h dh)")
+
+
+def _of_heads(attention: Float[Array, "b h n"], heads: Heads) -> Float[Array, "b k n"]:
+    return attention[:, heads] if heads.ndim == 1 else jnp.take_along_axis(attention, heads[:, :, None], axis=1)

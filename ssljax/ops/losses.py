@@ -64,7 +64,7 @@ def dino_cross_entropy(
             lambda logits: jnp.mean(soft_cross_entropy(logits, target, temperature=student_temperature))
         )(student_logits)
     )(targets)
-    other = 1.0 - jnp.eye(*pair.shape)
+    other = 1.0 - jnp.eye(pair.shape[0], pair.shape[1])
     return jnp.sum(pair * other) / jnp.sum(other)
 
 
@@ -73,9 +73,7 @@ def update_center(center: Float[Array, " c"], batch: Float[Array, " c"], *, mome
     return momentum * center + (1.0 - momentum) * batch
 
 
-def info_nce(
-    queries: Float[Array, "n d"], keys: Float[Array, "n d"], *, temperature: float
-) -> Float[Array, ""]:
+def info_nce(queries: Float[Array, "n d"], keys: Float[Array, "n d"], *, temperature: float) -> Float[Array, ""]:
     """Return MoCo v3's contrastive loss of one direction: 2 tau times the cross-entropy of query i finding key i.
 
     Chen et al. 2021, algorithm 1. Both inputs are L2-normalised here; no gradient reaches the keys.

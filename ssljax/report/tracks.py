@@ -97,11 +97,13 @@ def track_objects(
         raise InputError(f"heads is {list(heads)}, but the encoder's heads are 0 to {number - 1}; give some of those.")
     patch_size = encoder.model.abstract.patch_size
     grid = (frames.shape[1] // patch_size, frames.shape[2] // patch_size)
-    run = jax.jit(functools.partial(_track, encoder.model, epsilon=epsilon, iterations=iterations, layer=layer))
-    maps, masks, features = jax.device_get(run(encoder.params, frames, np.asarray(heads, np.int32)))
+    starts = np.asarray(heads, np.int32)
+    tracked = _track(encoder.model, encoder.params, frames, starts, epsilon=epsilon, iterations=iterations, layer=layer)
+    maps, masks, features = jax.device_get(tracked)
     return Tracks(maps, masks, features, grid)
 
 
+@functools.partial(jax.jit, static_argnames=("model", "epsilon", "iterations", "layer"))
 def _track(
     model: Pure, params: Params, frames: Array, heads: Array, *, epsilon: float, iterations: int, layer: int
 ) -> tuple[Array, Array, Array]:
@@ -155,9 +157,29 @@ def consistency(features: Float[np.ndarray, "t n d"], masks: Bool[np.ndarray, "t
     similarity = np.einsum("tkd,tjd->tkj", means[:-1], means[1:])
 
     nearest = np.argmax(np.einsum("tnd,tmd->tnm", unit[:-1], unit[1:]), axis=-1)
-    hits = np.take_along_axis(masks[1:], nearest[:, None, :], axis=2) & unit[:-1].any(-1)[:, None]
+    told_apart = np.any(unit[:-1] != 0, axis=-1)
+    hits = np.take_along_axis(masks[1:], nearest[:, None, :], axis=2) & np.expand_dims(told_apart, 1)
     shares = np.einsum("tkn,tjn->tkj", masks[:-1].astype(np.float64), hits) / np.maximum(count[:-1], 1)[..., None]
     return Consistency(_own_less_others(similarity, valid), _own_less_others(shares, valid))
+
+
+def overlap(masks: Bool[np.ndarray, "t k n"]) -> float:
+    """Return how much the regions are one: intersection over union, the mean over frames and pairs of regions.
+
+    0 where regions are disjoint, 1 where they are the same; a pair of empty regions counts as 0.
+
+    Raises:
+        InputError: Fewer than two regions.
+    """
+    regions = masks.shape[1]
+    if regions < 2:
+        raise InputError(f"Overlap of {regions} regions: give at least 2.")
+    counts = masks.astype(np.float64)
+    common = np.einsum("tkn,tjn->tkj", counts, counts)
+    size = counts.sum(-1)
+    union = size[:, :, None] + size[:, None, :] - common
+    pairs = np.triu_indices(regions, 1)
+    return float(np.mean((common / np.maximum(union, 1.0))[:, *pairs]))
 
 
 def _unit(vectors: np.ndarray, least: float) -> np.ndarray:
