@@ -95,7 +95,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         kept = objective.after_update(params, state.state, out.statistics, state.step)
-        metrics = {"loss": out.loss, "gradient_norm": optax.global_norm(gradients), **out.metrics}
+        metrics = {"loss": out.loss, "gradient_norm": optax.tree.norm(gradients), **out.metrics}
         return TrainState(state.step + 1, params, kept, opt_state), metrics
 
     return train_step

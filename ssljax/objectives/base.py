@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class Encoder(NamedTuple):
         return self.model(self.params, *args, **kwargs)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """One self-supervised objective: a frozen dataclass of models and plain values, its methods pure functions.
 
