@@ -3,8 +3,8 @@
     python -m benchmarks.loader [VIDEO]
 
 Without VIDEO it renders a small one. The released algorithm opens the file anew for each window, decodes from the
-keyframe before it to the last frame it needs, cuts and resizes; both give the same windows: 8 frames one second apart on
-a 300 pixel canvas. One thread each. The preparation is measured too.
+keyframe before it to the last frame it needs, cuts and resizes; both give the same windows: 8 frames one second apart
+on a 300 pixel canvas. One thread each. The preparation is measured too.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path} cannot be opened ({reason}): it is cut short, damaged or not a video") from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
+    if not streams or container.format.name in ("tty", "image2", "mjpeg") or container.format.name.endswith("_pipe"):
         sound = ", only sound" if container.streams.audio else ""
         container.close()
         raise InputError(f"{path} holds no video{sound}")
