@@ -12,7 +12,7 @@ from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import normalise
-from ssljax.report.tracks import consistency, fit_frames, track_objects
+from ssljax.report.tracks import consistency, fit_frames, overlap, track_objects
 
 FRAMES, SIDE, WIDTH = 6, 12, 32
 
@@ -114,6 +114,15 @@ def test_consistency_needs_something_to_compare():
         consistency(features, masks[:, :1])
     with pytest.raises(InputError, match="3 regions in 1 frames"):
         consistency(features[:1], masks[:1])
+
+
+def test_overlap_is_intersection_over_union():
+    masks = np.zeros((2, 3, 8), bool)
+    masks[:, 0, :4] = masks[:, 1, 2:6] = masks[:, 2, 2:6] = True
+    np.testing.assert_allclose(overlap(masks), (2 / 6 + 2 / 6 + 1) / 3)
+    assert overlap(np.zeros((2, 2, 8), bool)) == 0.0
+    with pytest.raises(InputError, match="1 regions"):
+        overlap(masks[:, :1])
 
 
 @pytest.mark.parametrize(("shape", "size"), [((30, 50), 24), ((50, 30), 24), ((20, 20), 40), ((272, 640), 96)])

@@ -1,0 +1,209 @@
+"""`ssljax report`: from a run's folder to its page."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ssljax import build
+from ssljax.data.index import VideoIndex, find_videos
+from ssljax.data.records import read_frames
+from ssljax.errors import InputError
+from ssljax.objectives.base import Encoder, PyTree
+from ssljax.objectives.dora import DoRA
+from ssljax.ops import keys as rng
+from ssljax.report.figures import draw_animation, draw_curves, draw_tracks, read_metrics
+from ssljax.report.page import Figure, Table, write_page
+from ssljax.report.tracks import Tracks, consistency, fit_frames, overlap, track_objects
+
+_MOST_FRAMES = 48
+_MOST_SECONDS = 5.0
+_SAMPLES = 16
+_METRICS = {
+    "teacher_entropy": "teacher entropy (nats)",
+    "center_norm": "norm of the centre",
+    "teacher_information": "information in the targets (0 to 1)",
+}
+
+
+class Clip(NamedTuple):
+    """What the report shows.
+
+    Attributes:
+        name: Of the video.
+        frames: uint8 [t, h, w, 3].
+        times: Seconds [t].
+        unseen: Whether training used none of them.
+    """
+
+    name: str
+    frames: np.ndarray
+    times: np.ndarray
+    unseen: bool
+
+
+def write_report(
+    workdir: Path,
+    *,
+    step: int | None = None,
+    video: Path | None = None,
+    seconds: Sequence[float] | None = None,
+    links: Sequence[Path] = (),
+) -> Path:
+    """Write report/index.html in a run's folder, with its pictures, and return its path.
+
+    The encoder is set beside itself at the random initialisation that the run started from.
+
+    Args:
+        workdir: Of the run.
+        step: Which checkpoint; the newest by default.
+        video: A prepared video; the run's first by default.
+        seconds: Its part to show; by default what training left out at its end, or else its last seconds.
+        links: Files to link.
+
+    Raises:
+        InputError: There is no such run, checkpoint, video or part of it, or the run's objective is not DoRA.
+    """
+    run = build.restore(workdir, step)
+    if not isinstance(run.objective, DoRA):
+        raise InputError(f"{workdir} is a run of {type(run.objective).__name__}; reports show the tracks of DoRA.")
+    objective, seed = run.objective, run.config.seed
+    clip = read_clip(run.config.data.to_dict(), video, seconds)
+    folder = workdir / "report"
+    folder.mkdir(exist_ok=True)
+    draw_curves(read_metrics(workdir / "metrics.jsonl"), folder / "curves.png")
+
+    trained = (run.state.params, run.state.state)
+    random = jax.jit(objective.init)(rng.named(jax.random.key(seed), "init"))
+    measure = _measure(run)
+    columns, figures = [], [Figure("Training", "curves.png", "What the run logged, against the number of updates.")]
+    for name, (params, state) in (("trained", trained), ("random", random)):
+        tracks = _track(objective, objective.encoders(params, state)["image"], clip)
+        columns.append(measure(params, state) | _score(tracks))
+        figures += _draw(objective, tracks, clip, folder, name)
+    rows = [(name, f"{columns[0][name]:.3f}", f"{columns[1][name]:.3f}") for name in columns[0]]
+    return write_page(
+        folder,
+        title=f"DoRA after {int(run.state.step)} updates",
+        summary=f"{clip.name}, seconds {clip.times[0]:.1f} to {clip.times[-1]:.1f}"
+        + (", which training never used." if clip.unseen else "."),
+        table=Table(("", "trained", "at random initialisation"), rows),
+        notes=[
+            "Consistency: how much better a tracked region matches itself in the next frame than it matches the other "
+            "regions; 0 is chance, and 1 is reached by distinct regions that are always found again. Overlap of two "
+            "objects: the share of their patches that they have in common; 1 means that nothing tells them apart."
+        ],
+        figures=figures,
+        command=f"ssljax report --workdir {workdir}",
+        config=run.config.to_dict(),
+        links=[(os.path.relpath(link, folder), link.name) for link in links],
+    )
+
+
+def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[float] | None) -> Clip:
+    """Return the frames to show, evenly spaced and at most 48.
+
+    Args:
+        data: The run's `config.data`.
+        video: See `write_report`.
+        seconds: See `write_report`.
+
+    Raises:
+        InputError: The video is missing, or has fewer than two frames in that part.
+    """
+    trained_on = data.get("video") or ()
+    trained_on = [trained_on] if isinstance(trained_on, str) else trained_on
+    if video is None and not trained_on:
+        raise InputError("The run has no video to show; give one with --video.")
+    index = find_videos(trained_on if video is None else video)[0]
+    folder = index.folder.resolve()
+    own = any(folder.is_relative_to(Path(place).resolve()) for place in trained_on)
+    used = _used(data.get("seconds")) if own else (0.0, 0.0)
+    first, end = _span(index, used) if seconds is None else seconds
+    times = index.times[(index.times >= first) & (index.times < end)]
+    if len(times) < 2:
+        raise InputError(
+            f"{index.folder} has {len(times)} frames in seconds {first:g} to {end:g} of its {index.duration:.1f}; give "
+            "another part with --seconds."
+        )
+    times = times[:: -(-len(times) // _MOST_FRAMES)]
+    frames, times = read_frames(index.folder, times.tolist())
+    unseen = first >= used[1] or end <= used[0]
+    return Clip(index.name, frames, times, unseen)
+
+
+def _used(seconds: Sequence[float | None] | None) -> tuple[float, float]:
+    first, end = seconds or (None, None)
+    return first or 0.0, math.inf if end is None else end
+
+
+def _span(index: VideoIndex, used: tuple[float, float]) -> tuple[float, float]:
+    """Return the seconds after those used in training, or else the video's last."""
+    length = float(index.times[-1]) + index.spacing
+    if 0 < used[1] < length:
+        return used[1], min(length, used[1] + _MOST_SECONDS)
+    return max(0.0, length - _MOST_SECONDS), length
+
+
+def _track(objective: DoRA, encoder: Encoder, clip: Clip) -> Tracks:
+    model = objective.encoder.abstract
+    return track_objects(
+        encoder,
+        fit_frames(clip.frames, size=model.image_size, patch_size=model.patch_size),
+        range(objective.objects),
+        epsilon=objective.epsilon,
+        iterations=objective.iterations,
+        layer=objective.tracker_layer,
+    )
+
+
+def _measure(run: build.Restored) -> Callable[[PyTree, PyTree], dict[str, float]]:
+    """Return a function from parameters and state to the objective's metrics of the first windows of the run."""
+    data = build.dataset(run.config)
+    items = [data[position] for position in range(min(_SAMPLES, run.config.batch_size))]
+    batch = {name: np.stack([item[name] for item in items]) for name in items[0]}
+    key = rng.named(jax.random.key(run.config.seed), "report")
+    loss = jax.jit(lambda params, state: run.objective.loss(params, state, batch, key, run.state.step).metrics)
+
+    def measure(params: PyTree, state: PyTree) -> dict[str, float]:
+        metrics = jax.device_get(loss(params, state))
+        return {title: float(metrics[name]) for name, title in _METRICS.items()}
+
+    return measure
+
+
+def _score(tracks: Tracks) -> dict[str, float]:
+    if tracks.masks.shape[1] < 2:
+        return {}
+    scores = consistency(tracks.features, tracks.masks)
+    return {
+        "consistency of tracks, regions (-2 to 2)": scores.region,
+        "consistency of tracks, patches (-1 to 1)": scores.patch,
+        "overlap of two objects (0 to 1)": overlap(tracks.masks),
+    }
+
+
+def _draw(objective: DoRA, tracks: Tracks, clip: Clip, folder: Path, name: str) -> list[Figure]:
+    model = objective.encoder.abstract
+    fine = fit_frames(clip.frames, size=2 * model.image_size, patch_size=2 * model.patch_size)
+    shown = (fine, tracks.maps, tracks.masks, tracks.grid)
+    draw_tracks(*shown, folder / f"tracks_{name}.png", times=clip.times.tolist())
+    if name != "trained":
+        caption = "The same, of the encoder that the run started from."
+        return [Figure("Tracks at random initialisation", f"tracks_{name}.png", caption)]
+    spacing = float(np.median(np.diff(clip.times)))
+    draw_animation(*shown, folder / "tracks.gif", frames_per_second=1 / max(spacing, 0.04))
+    caption = (
+        "Objects are discovered in the first frame and followed through the others. A row an object: its patches are "
+        "outlined, the colour inside is its attention, the rest is dimmed."
+    )
+    return [
+        Figure("What it discovers and tracks", f"tracks_{name}.png", caption),
+        Figure("The same, moving", "tracks.gif", "The video, and beside it what each object keeps of it."),
+    ]

@@ -1,0 +1,99 @@
+"""`ssljax report` and `ssljax show views`, on a small prepared video and an untrained run."""
+
+import json
+
+import jax
+import pytest
+from PIL import Image
+from videos import make_video
+
+from data_prep.video import Settings, prepare
+from ssljax import build, configuration
+from ssljax.errors import InputError
+from ssljax.ops import keys as rng
+from ssljax.report import run as report
+from ssljax.report.sheet import show_views
+from ssljax.step import TrainState
+
+OVERRIDES = ("--config.data.gap=0.2", "--config.data.seconds=(0.0,3.0)")
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """4 seconds at 25 frames a second."""
+    folder = tmp_path_factory.mktemp("street")
+    return prepare(make_video(folder / "street.mp4"), folder / "street", Settings(1)).folder
+
+
+@pytest.fixture(scope="module")
+def config(street):
+    return configuration.load("configs/dora.py:smoke", [f"--config.data.video={street}", *OVERRIDES])
+
+
+@pytest.fixture
+def workdir(config, tmp_path, monkeypatch):
+    """The folder of a run that stands after no update, with twice the encoder's CLS token to tell it from the start."""
+    objective = build.objective(config)
+    params, state = objective.init(rng.named(jax.random.key(config.seed), "init"))
+    state["teacher"]["encoder"]["cls"] = 2 * state["teacher"]["encoder"]["cls"] + 1
+    restored = build.Restored(config, objective, TrainState(jax.numpy.zeros((), "int32"), params, state, None))
+    monkeypatch.setattr(build, "restore", lambda workdir, step: restored)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    return tmp_path
+
+
+def test_report_writes_a_page_with_its_pictures(workdir, street):
+    (workdir / "weights.safetensors").write_bytes(b"")
+    page = report.write_report(workdir, links=[workdir / "weights.safetensors"])
+    assert page == workdir / "report" / "index.html"
+    text = page.read_text()
+    for name in ("curves.png", "tracks_trained.png", "tracks_random.png", "tracks.gif"):
+        assert f'src="{name}"' in text
+        with Image.open(page.parent / name) as image:
+            image.load()
+    assert 'href="../weights.safetensors"' in text
+    assert "teacher entropy" in text
+    assert "seconds 3.0 to 4.0, which training never used" in text
+
+
+@pytest.mark.parametrize(
+    ("used", "seconds", "span", "unseen"),
+    [
+        ((0.0, 3.0), None, (3.0, 3.96), True),
+        ((0.0, 3.0), (1.0, 2.0), (1.0, 1.96), False),
+        ((2.0, 4.0), (1.0, 2.0), (1.0, 1.96), True),
+        ((0.0, None), None, (0.0, 3.96), False),
+        (None, None, (0.0, 3.96), False),
+    ],
+)
+def test_clip_shows_what_training_left_out(street, used, seconds, span, unseen):
+    clip = report.read_clip({"video": str(street), "seconds": used}, None, seconds)
+    assert clip.unseen is unseen
+    assert clip.times[0] == pytest.approx(span[0], abs=0.041)
+    assert clip.times[-1] == pytest.approx(span[1], abs=0.09)
+    assert 2 <= len(clip.frames) <= 50
+
+
+def test_another_video_was_never_used(street):
+    assert report.read_clip({"video": "nowhere", "seconds": None}, street, None).unseen
+
+
+def test_a_part_without_frames_is_refused(street):
+    with pytest.raises(InputError, match="0 frames in seconds 9 to 10"):
+        report.read_clip({"video": str(street)}, None, (9.0, 10.0))
+    with pytest.raises(InputError, match="--video"):
+        report.read_clip({}, None, None)
+
+
+def test_views_of_a_config_are_drawn(config, tmp_path):
+    show_views(config, tmp_path / "pictures" / "views.png", samples=1)
+    with Image.open(tmp_path / "pictures" / "views.png") as image:
+        assert image.size[0] > 144 * (2 + 3 + 2)
+        assert image.size[1] > 144 * 2
+
+
+def test_views_of_images_are_drawn(street, tmp_path):
+    config = configuration.load("configs/dino.py:smoke", [f"--config.data.video={street}"])
+    show_views(config, tmp_path / "views.png", samples=2)
+    with Image.open(tmp_path / "views.png") as image:
+        assert image.size[0] > 144 * (1 + 2 + 2)
