@@ -32,6 +32,13 @@ _METRICS = {
 }
 
 
+_NOTE = (
+    "Consistency: how much better a tracked region matches itself in the next frame than it matches the other regions; 0 "
+    "is chance, and 1 is reached by distinct regions that are always found again. Overlap of two objects: the share of "
+    "their patches that they have in common; 1 means that nothing tells them apart."
+)
+
+
 class Clip(NamedTuple):
     """What the report shows.
 
@@ -91,14 +98,9 @@ def write_report(
     return write_page(
         folder,
         title=f"DoRA after {int(run.state.step)} updates",
-        summary=f"{clip.name}, seconds {clip.times[0]:.1f} to {clip.times[-1]:.1f}"
-        + (", which training never used." if clip.unseen else "."),
+        summary=_summary(clip),
         table=Table(("", "trained", "at random initialisation"), rows),
-        notes=[
-            "Consistency: how much better a tracked region matches itself in the next frame than it matches the other "
-            "regions; 0 is chance, and 1 is reached by distinct regions that are always found again. Overlap of two "
-            "objects: the share of their patches that they have in common; 1 means that nothing tells them apart."
-        ],
+        notes=[_NOTE],
         figures=figures,
         command=f"ssljax report --workdir {workdir}",
         config=run.config.to_dict(),
@@ -136,6 +138,11 @@ def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[flo
     frames, times = read_frames(index.folder, times.tolist())
     unseen = first >= used[1] or end <= used[0]
     return Clip(index.name, frames, times, unseen)
+
+
+def _summary(clip: Clip) -> str:
+    seen = ", which training never used." if clip.unseen else "."
+    return f"{clip.name}, seconds {clip.times[0]:.1f} to {clip.times[-1]:.1f}{seen}"
 
 
 def _used(seconds: Sequence[float | None] | None) -> tuple[float, float]:

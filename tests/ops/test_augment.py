@@ -73,6 +73,20 @@ def test_plain_bilinear_crop_is_scipys_interpolation(smooth, box, size):
     np.testing.assert_allclose(result, np.stack(planes, -1), atol=1e-5)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_crops_are_pytorchs_crop_then_interpolate(smooth, box, method, antialias):
+    torch = pytest.importorskip("torch")
+    top, left, height, width = box
+    window = torch.from_numpy(smooth[top : top + height, left : left + width].copy()).permute(2, 0, 1)[None]
+    mode = {"linear": "bilinear", "cubic": "bicubic"}[method]
+    expected = torch.nn.functional.interpolate(window, (16, 12), mode=mode, antialias=antialias, align_corners=False)
+    result = augment.resized_crop(jnp.asarray(smooth), box_array(box), (16, 12), method=method, antialias=antialias)
+    np.testing.assert_allclose(result, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
 def test_flip_mirrors_left_and_right_and_overshoot_is_clipped(image):
     arguments = {"size": (16, 12), "method": "cubic"}
     plain = augment.resized_crop(jnp.asarray(image), box_array(BOXES[1]), **arguments)
