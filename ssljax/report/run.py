@@ -33,9 +33,9 @@ _METRICS = {
 
 
 _NOTE = (
-    "Consistency: how much better a tracked region matches itself in the next frame than it matches the other regions; 0 "
-    "is chance, and 1 is reached by distinct regions that are always found again. Overlap of two objects: the share of "
-    "their patches that they have in common; 1 means that nothing tells them apart."
+    "Consistency: how much better a tracked region matches itself in the next frame than it matches the other regions; "
+    "0 is chance, and 1 is reached by distinct regions that are always found again. Overlap of two objects: the "
+    "share of their patches that they have in common; 1 means that nothing tells them apart."
 )
 
 
@@ -80,32 +80,39 @@ def write_report(
     run = build.restore(workdir, step)
     if not isinstance(run.objective, DoRA):
         raise InputError(f"{workdir} is a run of {type(run.objective).__name__}; reports show the tracks of DoRA.")
-    objective, seed = run.objective, run.config.seed
     clip = read_clip(run.config.data.to_dict(), video, seconds)
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     draw_curves(read_metrics(workdir / "metrics.jsonl"), folder / "curves.png")
-
-    trained = (run.state.params, run.state.state)
-    random = jax.jit(objective.init)(rng.named(jax.random.key(seed), "init"))
-    measure = _measure(run)
-    columns, figures = [], [Figure("Training", "curves.png", "What the run logged, against the number of updates.")]
-    for name, (params, state) in (("trained", trained), ("random", random)):
-        tracks = _track(objective, objective.encoders(params, state)["image"], clip)
-        columns.append(measure(params, state) | _score(tracks))
-        figures += _draw(objective, tracks, clip, folder, name)
-    rows = [(name, f"{columns[0][name]:.3f}", f"{columns[1][name]:.3f}") for name in columns[0]]
+    curves = Figure("Training", "curves.png", "What the run logged, against the number of updates.")
+    rows, figures = _compare(run, run.objective, clip, folder)
     return write_page(
         folder,
         title=f"DoRA after {int(run.state.step)} updates",
         summary=_summary(clip),
         table=Table(("", "trained", "at random initialisation"), rows),
         notes=[_NOTE],
-        figures=figures,
+        figures=[curves, *figures],
         command=f"ssljax report --workdir {workdir}",
         config=run.config.to_dict(),
         links=[(os.path.relpath(link, folder), link.name) for link in links],
     )
+
+
+def _compare(
+    run: build.Restored, objective: DoRA, clip: Clip, folder: Path
+) -> tuple[list[tuple[str, str, str]], list[Figure]]:
+    """Return the table's rows and the pictures of the run's encoder and of the one that it started from."""
+    measure = _measure(run)
+    trained = (run.state.params, run.state.state)
+    random = jax.jit(objective.init)(rng.named(jax.random.key(run.config.seed), "init"))
+    columns: list[dict[str, float]] = []
+    figures: list[Figure] = []
+    for name, (params, state) in (("trained", trained), ("random", random)):
+        tracks = _track(objective, objective.encoders(params, state)["image"], clip)
+        columns.append(measure(params, state) | _score(tracks))
+        figures += _draw(objective, tracks, clip, folder, name)
+    return [(title, f"{columns[0][title]:.3f}", f"{columns[1][title]:.3f}") for title in columns[0]], figures
 
 
 def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[float] | None) -> Clip:
