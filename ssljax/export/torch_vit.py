@@ -47,7 +47,7 @@ def features(
 
     net = _Network(state, heads, eps)
     with torch.inference_mode():
-        x, registers = net.tokens(torch.from_numpy(images).permute(0, 3, 1, 2), offset, antialias)
+        x, registers = net.tokens(torch.tensor(images).permute(0, 3, 1, 2), offset, antialias)
         block = 0
         while f"blocks.{block}.norm1.weight" in net.left:
             x = net.block(x, f"blocks.{block}")

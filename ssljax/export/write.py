@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ssljax.errors import InputError
@@ -69,11 +70,11 @@ def save(state: dict[str, np.ndarray], path: Path) -> None:
         if path.suffix == ".pth":
             import torch
 
-            torch.save({name: torch.from_numpy(array.copy()) for name, array in state.items()}, partial)
+            torch.save({name: torch.tensor(array) for name, array in state.items()}, partial)
         else:
             save_file(state, partial, metadata={"format": "pt"})
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -29,10 +29,13 @@ def resample_positions(
     """
     if old == new:
         return positions
-    rows, columns = (
-        resample_matrix(n, o, extent=o * n / (n + offset), method="cubic", antialias=antialias, crop=False)
-        for o, n in zip(old, new, strict=True)
-    )
+
+    def matrix(o: int, n: int) -> Array:
+        # Where PyTorch antialiases, it leaves an axis of unchanged length alone, whatever the scale factor.
+        extent = o if antialias and n == o else o * n / (n + offset)
+        return resample_matrix(n, o, extent=extent, method="cubic", antialias=antialias, crop=False)
+
+    rows, columns = matrix(old[0], new[0]), matrix(old[1], new[1])
     return resample(positions.reshape(*old, -1), rows, columns).reshape(new[0] * new[1], -1)
 
 
