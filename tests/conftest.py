@@ -18,4 +18,4 @@ import jaxtyping
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # From here on every shape annotation of the package is checked at every call.
-jaxtyping.install_import_hook("ssljax", "beartype.beartype")
+jaxtyping.install_import_hook("ssljax", "checked.check")

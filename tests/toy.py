@@ -5,12 +5,15 @@ import numpy as np
 from ssljax.configuration import load
 
 
+VERSION = "1"
+
+
 class Clips:
     """Smooth random clips, a pure function of (seed, position)."""
 
-    def __init__(self, *, frames, size, seed, bad_position=-1):
-        self.frames, self.size, self.seed, self.bad_position = frames, size, seed, bad_position
-        self.checksum = f"toy {frames} {size} {seed}"
+    def __init__(self, *, frames, size, seed):
+        self.frames, self.size, self.seed = frames, size, seed
+        self.checksum = f"toy {VERSION} {frames} {size} {seed}"
 
     def __getitem__(self, position):
         random = np.random.default_rng([self.seed, position])

@@ -1,0 +1,203 @@
+"""Whole runs: killed and continued, stopped, refused, out of disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import build, configuration
+from ssljax.errors import InputError
+from ssljax.train import train
+
+TESTS = Path(__file__).parent
+
+
+def toy(**changes):
+    config = configuration.load("toy")
+    config.unlock()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def lines(workdir):
+    """Return the logged losses by step."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def command(workdir, *overrides, limit=""):
+    """Return the command of a run in a process of its own, on one device."""
+    code = f"import sys; {limit}from ssljax.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["train", "--config", "toy", "--workdir", str(workdir), *overrides]
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "XLA_FLAGS": ""}
+    return [sys.executable, "-c", code, *arguments], environment
+
+
+def run(workdir, *overrides, limit=""):
+    arguments, environment = command(workdir, *overrides, limit=limit)
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+
+
+def start(workdir, *overrides):
+    arguments, environment = command(workdir, *overrides)
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process, workdir, step):
+    path = workdir / "metrics.jsonl"
+    for _ in range(1200):
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was never logged")
+
+
+def test_killed_and_continued_ends_with_the_same_bits(tmp_path):
+    more = "--config.epochs=40", "--config.checkpoint.every=7"
+    process = start(tmp_path / "killed", *more)
+    wait_for_step(process, tmp_path / "killed", int(np.random.default_rng(os.getpid()).integers(10, 40)))
+    process.kill()
+    process.wait()
+    before = lines(tmp_path / "killed")
+    assert max(before) < 80
+    assert run(tmp_path / "killed", *more).returncode == 0
+    assert run(tmp_path / "whole", *more).returncode == 0
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")  # the same losses: the same windows in the same order
+    one, other = build.restore(tmp_path / "killed").state, build.restore(tmp_path / "whole").state
+    assert int(one.step) == 80
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path):
+    process = start(tmp_path / "run", "--config.epochs=100000")
+    wait_for_step(process, tmp_path / "run", 5)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert "saved" in error
+    saved = int(build.restore(tmp_path / "run").state.step)
+    assert saved >= 5
+    assert max(lines(tmp_path / "run")) == saved
+
+
+def test_an_uninterrupted_run_continued_by_other_threads_and_meshes(tmp_path):
+    whole = train(toy(), tmp_path / "whole")
+    train(toy(epochs=4, **{"loader.threads": 1}), tmp_path / "parts")
+    before = len(lines(tmp_path / "parts"))
+    again = train(toy(mesh="fsdp=2", **{"loader.threads": 3}), tmp_path / "parts")  # already done: nothing changes
+    assert len(lines(tmp_path / "parts")) == before == int(again.step) == 8
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_another_configs_run_is_refused_and_left_alone(tmp_path):
+    train(toy(epochs=1), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"holds a run of another config: optimizer.clip_norm \(3.0 there, 1.0 here\)"):
+        train(toy(epochs=1, **{"optimizer.clip_norm": 1.0}), tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_changed_data_is_refused(tmp_path, monkeypatch):
+    import toy as module
+
+    train(toy(epochs=1), tmp_path)
+    monkeypatch.setattr(module, "VERSION", "other", raising=True)
+    with pytest.raises(InputError, match="data differs"):
+        train(toy(epochs=1), tmp_path)
+
+
+def test_a_bad_loss_stops_with_its_windows_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = toy(epochs=10, **{"optimizer.learning_rate.start": 1e38, "checkpoint.every": 1})
+    with pytest.raises(InputError, match=r"The loss of update \d+ is nan; its batch is listed in .*, the checkpoint"):
+        train(config, tmp_path)
+    (path,) = tmp_path.glob("bad_batch_*.json")
+    listed = json.loads(path.read_text())
+    positions = [sample["position"] for sample in listed["samples"]]
+    assert positions == list(range((listed["update"] - 1) * 8, listed["update"] * 8))
+    assert all({"video", "times"} <= set(sample) for sample in listed["samples"])
+    assert max(lines(tmp_path)) == listed["update"] - 1
+    assert int(build.restore(tmp_path).state.step) == listed["update"] - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "multiple of 8"),
+        ({"mesh": "fsdp=3"}, "mesh"),
+        ({"views.global_size": 36}, "patch size 8"),
+        ({"objective.objects": 5}, "objects is 5"),
+        ({"objective.threshold": "batch", "accumulate": 1, "objective.masks": "magic"}, "masks is 'magic'"),
+        ({"optimizer.learning_rate.warmup_epochs": 100}, "warm-up"),
+        ({"objective.frames": 3}, "expects"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_told_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(toy(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    assert run(tmp_path, "--config.epochs=1", "--config.log.tensorboard=False").returncode == 0
+    done = int(build.restore(tmp_path).state.step)
+    (tmp_path / "config.json").unlink()  # the same run, made longer
+    config = json.loads(json.dumps(toy(epochs=3).to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    # A file may not grow beyond 4 kB: what writing to a full disk looks like to a process.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    failed = run(tmp_path, "--config.epochs=3", "--config.log.tensorboard=False", limit=limit)
+    assert failed.returncode == 2, failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("ssljax: A checkpoint could not be written to")
+    assert f"step {done} is intact" in failed.stderr
+    assert int(build.restore(tmp_path).state.step) == done
+
+
+def test_best_and_latest_checkpoints_are_kept(tmp_path):
+    changes = {"checkpoint.every": 1, "checkpoint.keep": 2, "checkpoint.best_metric": "loss"}
+    train(toy(epochs=5, **changes), tmp_path)
+    losses = lines(tmp_path)
+    best = min(losses, key=losses.get)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert set(kept) == {best, 9, 10}
+    assert int(build.restore(tmp_path, best).state.step) == best
+    with pytest.raises(InputError, match="holds no checkpoint of step 77"):
+        build.restore(tmp_path, 77)
+    with pytest.raises(InputError, match="best_metric is 'accuracy'"):
+        train(toy(epochs=1, **{"checkpoint.best_metric": "accuracy"}), tmp_path / "other")
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_500_updates(tmp_path):
+    code = """if True:
+        import gc, resource, sys
+        import numpy as np
+        from ssljax import configuration, train
+        config = configuration.load("toy")
+        config.epochs, config.checkpoint.every, config.log.every = 270, 100, 10
+        seen = []
+        class Probe(train.Log):
+            def update(self, step, metrics, waited):
+                super().update(step, metrics, waited)
+                if step % 20 == 0:
+                    gc.collect()
+                    seen.append(int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)
+        train.Log = Probe
+        train.train(config, __import__("pathlib").Path(sys.argv[1]))
+        print(*seen)
+    """
+    environment = os.environ | {"PYTHONPATH": str(TESTS), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
+    )
+    resident = np.array(done.stdout.split(), float)
+    assert len(resident) == 27
+    assert resident[-5:].mean() - resident[2:7].mean() < 30  # MiB, in 440 updates
