@@ -25,11 +25,11 @@ def largest_difference(path: Path, encoder: Encoder) -> float:
     with jax.default_matmul_precision("highest"):
         out = jax.jit(model)(encoder.params, jnp.asarray(images))
     ours = np.concatenate([np.asarray(out.cls)[:, None], np.asarray(out.patches)], axis=1)
-    theirs = torch_vit.features(torch_vit.load(path), images, **arguments(model.abstract))
+    theirs = torch_vit.features(torch_vit.load(path), images, **hyperparameters(model.abstract))
     return float(np.abs(ours - theirs).max())
 
 
-def arguments(vit: Any) -> dict[str, Any]:
+def hyperparameters(vit: Any) -> dict[str, Any]:
     """Return what a state dict doesn't say of its ViT."""
     return {
         "heads": vit.heads,

@@ -105,13 +105,7 @@ class ViT(nnx.Module):
         attention: str = "xla",
         rngs: nnx.Rngs,
     ) -> None:
-        _one_of("positions", positions, ("learned", "sincos"))
-        _one_of("dtype", dtype, ("float32", "bfloat16"))
-        _one_of("remat", remat, tuple(REMAT))
-        if depth < 1:
-            raise InputError(f"depth is {depth}: a ViT needs at least one block")
-        if not 0.0 <= drop_path < 1.0:
-            raise InputError(f"drop_path is {drop_path}: give a rate from 0 to below 1")
+        _check(depth, drop_path, positions, dtype, remat)
         self.image_size, self.patch_size = image_size, patch_size
         self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
         self.drop_path, self.norm_eps = drop_path, norm_eps
@@ -193,7 +187,7 @@ class ViT(nnx.Module):
             InputError: If patches don't divide it.
         """
         p = self.patch_size
-        if height % p or width % p:
+        if p < 1 or height % p or width % p:
             raise InputError(f"patch size {p} does not divide an image of {height}x{width} pixels")
         return height // p, width // p
 
@@ -281,6 +275,16 @@ def vit(size: str, *, rngs: nnx.Rngs, **overrides: Any) -> ViT:
     if unknown:
         raise InputError(f"a ViT has no argument {unknown[0]!r}")
     return ViT(**(SIZES[size] | overrides), rngs=rngs)
+
+
+def _check(depth: int, drop_path: float, positions: str, dtype: str, remat: str) -> None:
+    _one_of("positions", positions, ("learned", "sincos"))
+    _one_of("dtype", dtype, ("float32", "bfloat16"))
+    _one_of("remat", remat, tuple(REMAT))
+    if depth < 1:
+        raise InputError(f"depth is {depth}: a ViT needs at least one block")
+    if not 0.0 <= drop_path < 1.0:
+        raise InputError(f"drop_path is {drop_path}: give a rate from 0 to below 1")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.export import export_encoder, torch_vit, write
-from ssljax.export.check import largest_difference
+from ssljax.export.check import hyperparameters, largest_difference
 from ssljax.export.names import head_to_torch, vit_to_torch
 from ssljax.models.heads import DINOHead
 from ssljax.models.pure import Pure
@@ -79,13 +79,7 @@ def tokens(out):
 def test_any_variant_at_any_size(arguments, size):
     ours = encoder(**TINY, **arguments)
     state = {name: torch.tensor(array) for name, array in write.state_dict(ours).items()}
-    keywords = dict(
-        heads=3,
-        eps=arguments.get("norm_eps", 1e-6),
-        offset=arguments.get("position_offset", 0.0),
-        antialias=arguments.get("position_antialias", False),
-    )
-    theirs = torch_vit.features(state, images(*size), **keywords)
+    theirs = torch_vit.features(state, images(*size), **hyperparameters(ours.model.abstract))
     np.testing.assert_allclose(tokens(ours(jnp.asarray(images(*size)))), theirs, atol=5e-5)
 
 

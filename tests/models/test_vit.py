@@ -240,6 +240,7 @@ def test_flops_of_vit_s():
     ("arguments", "message"),
     [
         (dict(patch_size=5), "patch size 5 does not divide an image of 32x32 pixels"),
+        (dict(patch_size=0), "patch size 0 does not divide"),
         (dict(heads=5), "width 48 is not divisible by heads 5"),
         (dict(mlp="relu"), "mlp 'relu' is unknown"),
         (dict(positions="rotary"), "positions 'rotary' is unknown"),
