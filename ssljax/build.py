@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +49,11 @@ class Restored(NamedTuple):
     config: ConfigDict
     objective: Objective
     state: step.TrainState
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Return the config as JSON has it: lists for tuples, values for references."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def total_steps(config: ConfigDict) -> int:

@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
         jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # shape errors before any file
-        plain = json.loads(json.dumps(config.to_dict()))
+        plain = build.plain(config)
         checkpoints = open_run(workdir, plain, data.checksum)
         try:
             latest = checkpoints.latest()

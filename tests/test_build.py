@@ -1,0 +1,112 @@
+"""From config to objects: every key is used, every packaged recipe runs, and a user's own parts are found."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from videos import make_video
+
+from data_prep import video
+from ssljax import build, configuration
+from ssljax.errors import InputError
+from ssljax.train import train
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    path = make_video(folder / "clip.mp4", frames=60)
+    assert video.main([str(path), "--output", str(folder / "prepared"), "--every", "5"]) == 0
+    return folder / "prepared" / "clip"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
+    config = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+    state = train(config, tmp_path / "run")
+    assert int(state.step) == 2
+    restored = build.restore(tmp_path / "run")
+    assert restored.config.to_dict() == ConfigDict(build.plain(config)).to_dict()
+    encoder = restored.objective.encoders(restored.state.params, restored.state.state)["image"]
+    assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).cls).all()
+
+
+def sections(config, prefix=""):
+    """Return the dotted names of the dictionaries inside a config."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield prefix + key
+            yield from sections(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_leaf_is_consumed(path, prepared, tmp_path, monkeypatch):
+    """Keys at the top are read by name; a section goes whole to a constructor, which refuses what it does not know."""
+    read, original = set(), ConfigDict.__getattr__
+
+    def noting(self, name):
+        read.add((id(self), name))
+        return original(self, name)
+
+    config = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+    monkeypatch.setattr(ConfigDict, "__getattr__", noting)
+    monkeypatch.setattr(ConfigDict, "__getitem__", lambda self, name: noting(self, name))
+    train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert {key for key in config if (id(config), key) not in read} == set()
+
+    for name in sections(config):
+        if name == "models":
+            continue  # its keys are the roles of the models, each a section
+        changed = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+        changed.unlock()
+        functools.reduce(lambda part, key: part[key], name.split("."), changed)["misspelt"] = 1
+        with pytest.raises((InputError, TypeError), match="misspelt"):
+            train(changed, tmp_path / "other")
+
+
+def test_unknown_names_are_told():
+    config = configuration.load("toy")
+    config.unlock()
+    config.objective.name = "dyno"
+    with pytest.raises(InputError, match=r"objective names 'dyno': give one of dino, dora, or the import path"):
+        build.objective(config)
+    config.objective.name = "toy.Nothing"
+    with pytest.raises(InputError, match=r"toy\.Nothing.*has no attribute"):
+        build.objective(config)
+
+
+def test_epochs_become_updates():
+    config = configuration.load("configs/dora.py")
+    assert build.total_steps(config) == 100 * 320_000 // 128
+    config.batch_size = 256
+    assert build.total_steps(config) == 100 * 320_000 // 256
+    assert config.optimizer.learning_rate.start == pytest.approx(5e-4)  # follows the batch size
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.batchsize=3", "batchsize"),
+        ("--config.batch_size=many", "many"),
+        ("--config.data.frams=3", "frams"),
+        ("--config.optimizer.clip_norm=high", "high"),
+    ],
+)
+def test_bad_overrides_are_told_in_one_line(override, message):
+    with pytest.raises(InputError, match=message) as told:
+        configuration.load("configs/dora.py", [override])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("configs/nothing.py", "no such file"), ("configs/dora.py:huge", "variants"), ("checked", "no get_config")],
+)
+def test_bad_configs_are_told(location, message):
+    with pytest.raises(InputError, match=message):
+        configuration.load(location)

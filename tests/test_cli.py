@@ -1,0 +1,165 @@
+"""The command line as a user meets it: exit codes, one-line errors, a whole small session."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from videos import make_video
+
+from ssljax.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a prepared video of 4 s and a finished run of two updates on it."""
+    folder = tmp_path_factory.mktemp("session")
+    path = make_video(folder / "clip.mp4", frames=100)
+    assert main(["prepare", "video", str(path), "--output", str(folder / "data"), "--every", "5"]) == 0
+    video = f"--config.data.video={folder / 'data'}"
+    assert main(["train", "--config", "configs/dora.py:smoke", "--workdir", str(folder / "run"), video]) == 0
+    return folder
+
+
+def test_a_run_leaves_its_record(folder):
+    run = folder / "run"
+    assert json.loads((run / "config.json").read_text())["objective"]["name"] == "dora"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    named = {"loss", "teacher_entropy", "student_entropy", "center_norm", "kl", "samples_per_second", "data_wait_share"}
+    assert named <= set(rows[0])
+
+
+def test_export_report_and_show_write_what_they_say(folder, capsys):
+    output = folder / "encoder.safetensors"
+    assert main(["export", "--workdir", str(folder / "run"), "--format", "dino", "--output", str(output)]) == 0
+    assert str(output) in capsys.readouterr().out
+    assert main(["report", "--workdir", str(folder / "run"), "--link", str(output)]) == 0
+    page = (folder / "run" / "report" / "index.html").read_text()
+    assert "encoder.safetensors" in page
+    assert list((folder / "run" / "report").glob("*.gif"))
+    sheet = folder / "views.png"
+    video = f"--config.data.video={folder / 'data'}"
+    assert main(["show", "views", "--config", "configs/dora.py:smoke", "--output", str(sheet), video]) == 0
+    assert sheet.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("verb", [[], ["train"], ["prepare"], ["export"], ["show"], ["show", "views"], ["report"]])
+def test_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*verb, "--help"])
+    assert stopped.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def told(capsys, arguments):
+    """Return the one line on standard error of a command that must fail with exit code 2."""
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.count("\n") == 1, error
+    return error
+
+
+def train(folder, *more):
+    video = f"--config.data.video={folder / 'data'}"
+    return ["train", "--config", "configs/dora.py:smoke", "--workdir", str(folder / "other"), video, *more]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.batchsize=8", "batchsize"),
+        ("--config.batch_size=eight", "eight"),
+        ("--config.batch_size=12", "multiple of 8"),
+        ("--config.data.scale=(0.5, 1.5)", "larger than the frame"),
+        ("--config.views.global_size=33", "patch size 8"),
+        ("--config.views.local_size=12", "patch size 8"),
+        ("--config.objective.objects=9", "objects is 9"),
+        ("--config.data.frames=80", "shorter than one window"),
+        ("--config.data.video=nowhere", "nowhere"),
+        ("--config.mesh=fsdp=3", "mesh"),
+        ("--verbose", "--verbose"),
+    ],
+)
+def test_bad_training_input(folder, capsys, override, message):
+    assert message in told(capsys, train(folder, override))
+    assert not (folder / "other").exists()
+
+
+def test_a_crop_larger_than_the_canvas_is_told(folder, capsys):
+    assert "global_scale" in told(capsys, train(folder, "--config.views.global_scale=(0.4, 1.5)"))
+    assert not (folder / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train"],
+        ["dance"],
+        ["train", "--config", "nothing.py", "--workdir", "x"],
+        ["export", "--workdir", "nowhere", "--output", "x.safetensors"],
+        ["report", "--workdir", "nowhere"],
+        ["prepare", "video", "nowhere.mp4", "--output", "x"],
+        ["prepare", "dance"],
+    ],
+    ids=" ".join,
+)
+def test_bad_commands(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    told(capsys, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_to_a_strange_file_is_told(folder, capsys):
+    output = folder / "encoder.onnx"
+    assert "onnx" in told(capsys, ["export", "--workdir", str(folder / "run"), "--output", str(output)])
+    assert not output.exists()
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.long
+def test_two_processes_give_one_processs_losses(folder, tmp_path):
+    """Two processes of 4 devices over loopback against one of 8, and its checkpoint continued by one process."""
+    config = ["--config", "configs/dora.py:smoke", f"--config.data.video={folder / 'data'}", "--config.epochs=4"]
+    address = f"127.0.0.1:{free_port()}"
+
+    def start(process):
+        flags = ["--coordinator", address, "--processes", "2", "--process", str(process)]
+        environment = os.environ | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+            "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        }
+        arguments = ["train", *config, "--workdir", str(tmp_path / "two"), "--config.mesh=fsdp=4", *flags]
+        return subprocess.Popen(
+            [sys.executable, "-m", "ssljax.cli", *arguments], env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
+    processes = [start(process) for process in range(2)]
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    assert main(["train", *config, "--workdir", str(tmp_path / "one")]) == 0
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 8
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert main(["train", *config, "--workdir", str(tmp_path / "two")]) == 0  # one process reads what two wrote
