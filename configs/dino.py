@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "drop_path": 0.1,
                 "dtype": "bfloat16",
                 "remat": "full",
+                "position_offset": 0.1,
             },
             "head": {"name": "dino_head", "prototypes": 65_536, "hidden": 2048, "bottleneck": 256, "dtype": "bfloat16"},
         }

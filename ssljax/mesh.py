@@ -56,7 +56,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
 
 
 def shard_batch(x: Any) -> Any:
-    """Constrain the first axis of `x` to the batch's sharding; the identity where no mesh is set.
+    """Constrain the first axis of every array of `x` to the batch's sharding; the identity where no mesh is set.
 
     Without it the partitioner may choose layouts that cost many times the memory.
     """

@@ -148,7 +148,11 @@ def test_two_processes_give_one_processs_losses(folder, tmp_path):
         }
         arguments = ["train", *config, "--workdir", str(tmp_path / "two"), "--config.mesh=fsdp=4", *flags]
         return subprocess.Popen(
-            [sys.executable, "-m", "ssljax.cli", *arguments], env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-m", "ssljax.cli", *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
 
     processes = [start(process) for process in range(2)]

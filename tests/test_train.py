@@ -70,7 +70,9 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path):
     assert max(before) < 80
     assert run(tmp_path / "killed", *more).returncode == 0
     assert run(tmp_path / "whole", *more).returncode == 0
-    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")  # the same losses: the same windows in the same order
+    assert lines(tmp_path / "killed") == lines(
+        tmp_path / "whole"
+    )  # the same losses: the same windows in the same order
     one, other = build.restore(tmp_path / "killed").state, build.restore(tmp_path / "whole").state
     assert int(one.step) == 80
     jax.tree.map(np.testing.assert_array_equal, one, other)

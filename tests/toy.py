@@ -4,7 +4,6 @@ import numpy as np
 
 from ssljax.configuration import load
 
-
 VERSION = "1"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
 
-IMPLEMENTATIONS = ("xla", "cudnn")
+IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 
 class Probe(NamedTuple):
@@ -35,7 +36,7 @@ class Attention(nnx.Module):
         width: Of the tokens.
         heads: Number of heads, a divisor of the width.
         dtype: Of the computation; parameters are float32.
-        implementation: "xla", or "cudnn" for the fused kernel of NVIDIA GPUs.
+        implementation: "xla", "cudnn" for the fused kernel of NVIDIA GPUs, or "auto"; see `implementation_of`.
         rngs: For the initial weights.
 
     Raises:
@@ -45,9 +46,8 @@ class Attention(nnx.Module):
     def __init__(self, *, width: int, heads: int, dtype: str, implementation: str, rngs: nnx.Rngs) -> None:
         if heads < 1 or width % heads:
             raise InputError(f"width {width} is not divisible by heads {heads}")
-        if implementation not in IMPLEMENTATIONS:
-            raise InputError(f"attention {implementation!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}")
         size = width // heads
+        implementation = implementation_of(implementation, dtype, size)
         if implementation == "cudnn" and (dtype == "float32" or size % 8 or size > 128):
             raise InputError(
                 f"attention 'cudnn' needs dtype 'bfloat16' and a head size that is a multiple of 8 up to 128, "
@@ -91,6 +91,23 @@ def attend(
     return jax.nn.dot_product_attention(
         queries, keys, values, key_value_seq_lengths=lengths, implementation=implementation
     )
+
+
+def implementation_of(name: str, dtype: str, head_size: int) -> str:
+    """Return "xla" or "cudnn": for "auto", the fused kernel where this process's devices and the arguments allow it.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise InputError(f"attention {name!r} is unknown: use one of {', '.join(IMPLEMENTATIONS)}")
+    if name != "auto":
+        return name
+    device = jax.local_devices()[0]
+    fits = dtype == "bfloat16" and head_size % 8 == 0 and head_size <= 128
+    # Flash attention wants Ampere or newer; ROCm has no cuDNN and no such number.
+    recent = device.platform == "gpu" and re.fullmatch(r"\d+\.\d+", str(getattr(device, "compute_capability", "")))
+    return "cudnn" if fits and recent and float(recent.group()) >= 8.0 else "xla"
 
 
 def padded_length(count: int, implementation: str) -> int:

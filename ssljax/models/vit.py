@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from ssljax.errors import InputError
-from ssljax.models.attention import Probe, padded_length
+from ssljax.mesh import replicate, shard_batch
+from ssljax.models.attention import Probe, implementation_of, padded_length
 from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
 from ssljax.ops.positions import resample_positions, sincos_positions
 
@@ -76,7 +77,7 @@ class ViT(nnx.Module):
         dtype: Of the computation, "float32" or "bfloat16"; parameters, norm statistics and softmax are float32.
         remat: What the backward pass recomputes: "none"; "full", everything in a block; "dots", all but the outputs of
             linear layers.
-        attention: "xla", or "cudnn" on NVIDIA GPUs.
+        attention: "auto" takes the fused kernel where there is one; "xla" or "cudnn" (NVIDIA GPUs) says which.
         rngs: For the initial weights.
 
     Raises:
@@ -102,14 +103,15 @@ class ViT(nnx.Module):
         norm_eps: float = 1e-6,
         dtype: str = "float32",
         remat: str = "none",
-        attention: str = "xla",
+        attention: str = "auto",
         rngs: nnx.Rngs,
     ) -> None:
         _check(depth, drop_path, positions, dtype, remat)
         self.image_size, self.patch_size = image_size, patch_size
         self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
         self.drop_path, self.norm_eps = drop_path, norm_eps
-        self.dtype, self.remat, self.attention = dtype, remat, attention
+        self.dtype, self.remat = dtype, remat
+        self.attention = implementation_of(attention, dtype, width // max(heads, 1))
         self.position_offset, self.position_antialias = position_offset, position_antialias
         rows, columns = self.grid(image_size, image_size)
 
@@ -233,10 +235,11 @@ class ViT(nnx.Module):
 
         @REMAT[self.remat]
         def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
+            layer = jax.tree.map(replicate, layer)  # where weights are sharded, one layer's are gathered at a time
             return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
 
         def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
-            tokens, inputs = carry
+            tokens, inputs = shard_batch(carry)
             index, weights, drop = layer
             inputs = [jnp.where(index == i, tokens, kept) for i, kept in zip(wanted, inputs, strict=True)]
             return (block(tokens, weights, drop), inputs), None

@@ -55,7 +55,8 @@ def discover(
         epsilon: Of `sinkhorn_knopp`.
         iterations: Of `sinkhorn_knopp`.
     """
-    normalised = patches / jnp.linalg.norm(patches, axis=-1, keepdims=True)
+    normalised = jnp.asarray(patches, jnp.float32)
+    normalised /= jnp.linalg.norm(normalised, axis=-1, keepdims=True)
     scores = jnp.einsum("bnd,bkd->bnk", normalised, object_prototypes(cls_attention, queries, heads))
     assignment = sinkhorn_knopp(scores, epsilon=epsilon, iterations=iterations)
     return jnp.einsum("bnk,bnd->bkd", assignment, normalised)

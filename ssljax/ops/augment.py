@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from ssljax.errors import InputError
 from ssljax.ops import colour
 from ssljax.ops.resample import resample, resample_matrix
 
@@ -58,7 +59,15 @@ def crop_box(
 
     Args:
         size: Height and width of the image.
+
+    Raises:
+        InputError: `scale` asks for nothing, or for a crop larger than the image.
     """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(
+            f"global_scale or local_scale is {tuple(scale)}; give the smallest and largest share of the image that a "
+            "crop covers, above 0 and at most 1: a crop cannot be larger than the frame."
+        )
     height, width = size
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:_TRIES])
     aspect = jnp.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws[_TRIES:-2])
