@@ -65,7 +65,7 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path):
     process = start(tmp_path / "killed", *more)
     wait_for_step(process, tmp_path / "killed", int(np.random.default_rng(os.getpid()).integers(10, 40)))
     process.kill()
-    process.wait()
+    process.communicate()
     before = lines(tmp_path / "killed")
     assert max(before) < 80
     assert run(tmp_path / "killed", *more).returncode == 0
