@@ -26,7 +26,8 @@ class Windows:
         area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
         `ratio=None` takes the largest centred square of the frame instead.
     weights: how often each video is drawn, in proportion; None draws each start of each video equally often.
-    seconds: (first, end) of each video to use, either of which may be None; every frame of a window lies within.
+    seconds: (first, end) of each video to use, either of which may be None; negative ones count from its end, so that
+        (None, -2.0) leaves out the last 2 s. Every frame of a window lies within.
     stride: seconds between window starts; None starts a window at every stored frame.
     antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
 
@@ -115,6 +116,13 @@ def _check_arguments(
         raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
 
 
+def part(index: VideoIndex, seconds: Span | None) -> tuple[float, float]:
+    """The part of a video that `seconds` (first, end) means: (from, to), the whole without; negative from its end."""
+    first, end = seconds or (None, None)
+    first, end = first or 0.0, math.inf if end is None else end
+    return first + index.duration * (first < 0), end + index.duration * (end < 0)
+
+
 def window_starts(
     index: VideoIndex, frames: int, gap: Number, seconds: Span | None = None, stride: Number | None = None
 ) -> np.ndarray:
@@ -123,14 +131,13 @@ def window_starts(
     InputError if there is none: the video is shorter than a window, or the stored frames too far apart for the gap.
     """
     times, length = index.times, (frames - 1) * gap
-    first, end = seconds or (None, None)
-    first, end = first or 0.0, math.inf if end is None else end
+    first, end = part(index, seconds)
     if frames > 1 and index.spacing > gap * (1 + 1e-3):
         raise InputError(
             f"{index.folder} stores a frame every {index.spacing:.3g} s, too few for frames {gap:g} s apart: "
             f"ask for a larger gap, or prepare the video again with a smaller --every"
         )
-    within = f" within seconds {first:g} to {end:g}" if seconds else ""
+    within = f" within seconds {first:g} to {end:g}" if (first, end) != (0, math.inf) else ""
     span = min(index.duration, end) - first
     if span < length or not len(times):
         raise InputError(

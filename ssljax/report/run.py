@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,10 @@ import numpy as np
 from ssljax import build
 from ssljax.data.index import VideoIndex, find_videos
 from ssljax.data.records import read_frames
+from ssljax.data.windows import part
 from ssljax.errors import InputError
 from ssljax.objectives.base import Encoder, PyTree
+from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
 from ssljax.ops import keys as rng
 from ssljax.report.figures import draw_animation, draw_curves, draw_tracks, read_metrics
@@ -25,6 +27,10 @@ from ssljax.report.tracks import Tracks, consistency, fit_frames, overlap, track
 _MOST_FRAMES = 48
 _MOST_SECONDS = 5.0
 _SAMPLES = 16
+# Tracks are drawn and judged at twice the training's resolution, where the grid of patches shows shapes.
+_ZOOM = 2
+_INITIALISATIONS = 5
+_DRAWS_OF_HEADS = 4
 _METRICS = {
     "teacher_entropy": "teacher entropy (nats)",
     "center_norm": "norm of the centre",
@@ -35,7 +41,9 @@ _METRICS = {
 _NOTE = (
     "Consistency: how much better a tracked region matches itself in the next frame than it matches the other regions; "
     "0 is chance, and 1 is reached by distinct regions that are always found again. Overlap of two objects: the "
-    "share of their patches that they have in common; 1 means that nothing tells them apart."
+    "share of their patches that they have in common; 1 means that nothing tells them apart. Each is a mean over draws "
+    f"of the heads that objects start from; the initialisation's, over {_INITIALISATIONS} of them, with smallest and "
+    "largest in brackets. Masks held still are the first frame's, repeated: what standing still would score."
 )
 
 
@@ -75,11 +83,11 @@ def write_report(
         links: Files to link.
 
     Raises:
-        InputError: There is no such run, checkpoint, video or part of it, or the run's objective is not DoRA.
+        InputError: There is no such run, checkpoint, video or part of it, or its encoder has no patches to track.
     """
     run = build.restore(workdir, step)
-    if not isinstance(run.objective, DoRA):
-        raise InputError(f"{workdir} is a run of {type(run.objective).__name__}; reports show the tracks of DoRA.")
+    if not isinstance(run.objective, DoRA | DINO):
+        raise InputError(f"{workdir} is a run of {type(run.objective).__name__}; reports show those of DoRA and DINO.")
     clip = read_clip(run.config.data.to_dict(), video, seconds)
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
@@ -88,7 +96,7 @@ def write_report(
     rows, figures = _compare(run, run.objective, clip, folder)
     return write_page(
         folder,
-        title=f"DoRA after {int(run.state.step)} updates",
+        title=f"{type(run.objective).__name__} after {int(run.state.step)} updates",
         summary=_summary(clip),
         table=Table(("", "trained", "at random initialisation"), rows),
         notes=[_NOTE],
@@ -100,19 +108,29 @@ def write_report(
 
 
 def _compare(
-    run: build.Restored, objective: DoRA, clip: Clip, folder: Path
+    run: build.Restored, objective: DoRA | DINO, clip: Clip, folder: Path
 ) -> tuple[list[tuple[str, str, str]], list[Figure]]:
     """Return the table's rows and the pictures of the run's encoder and of the one that it started from."""
     measure = _measure(run)
-    trained = (run.state.params, run.state.state)
-    random = jax.jit(objective.init)(rng.named(jax.random.key(run.config.seed), "init"))
-    columns: list[dict[str, float]] = []
     figures: list[Figure] = []
-    for name, (params, state) in (("trained", trained), ("random", random)):
-        tracks = _track(objective, objective.encoders(params, state)["image"], clip)
-        columns.append(measure(params, state) | _score(tracks))
-        figures += _draw(objective, tracks, clip, folder, name)
-    return [(title, f"{columns[0][title]:.3f}", f"{columns[1][title]:.3f}") for title in columns[0]], figures
+    columns: list[list[dict[str, float]]] = [[], []]
+    states = [(0, "trained", (run.state.params, run.state.state))]
+    init = jax.jit(objective.init)
+    states += [
+        (1, "random", init(rng.named(jax.random.key(run.config.seed + i), "init"))) for i in range(_INITIALISATIONS)
+    ]
+    for column, name, (params, state) in states:
+        follow = _tracker(objective, objective.encoders(params, state)["image"], clip)
+        if not columns[column]:  # of several initialisations the run's own is drawn
+            figures += _draw(objective, follow(_draws_of_heads(objective)[0]), clip, folder, name)
+        columns[column].append(measure(params, state) | _score(objective, follow))
+    return [(title, _cell(columns[0], title), _cell(columns[1], title)) for title in columns[0][0]], figures
+
+
+def _cell(scores: Sequence[Mapping[str, float]], title: str) -> str:
+    values = [score[title] for score in scores]
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[float] | None) -> Clip:
@@ -133,7 +151,7 @@ def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[flo
     index = find_videos(trained_on if video is None else video)[0]
     folder = index.folder.resolve()
     own = any(folder.is_relative_to(Path(place).resolve()) for place in trained_on)
-    used = _used(data.get("seconds")) if own else (0.0, 0.0)
+    used = part(index, data.get("seconds")) if own else (0.0, 0.0)
     first, end = _span(index, used) if seconds is None else seconds
     times = index.times[(index.times >= first) & (index.times < end)]
     if len(times) < 2:
@@ -152,11 +170,6 @@ def _summary(clip: Clip) -> str:
     return f"{clip.name}, seconds {clip.times[0]:.1f} to {clip.times[-1]:.1f}{seen}"
 
 
-def _used(seconds: Sequence[float | None] | None) -> tuple[float, float]:
-    first, end = seconds or (None, None)
-    return first or 0.0, math.inf if end is None else end
-
-
 def _span(index: VideoIndex, used: tuple[float, float]) -> tuple[float, float]:
     """Return the seconds after those used in training, or else the video's last."""
     length = float(index.times[-1]) + index.spacing
@@ -165,16 +178,20 @@ def _span(index: VideoIndex, used: tuple[float, float]) -> tuple[float, float]:
     return max(0.0, length - _MOST_SECONDS), length
 
 
-def _track(objective: DoRA, encoder: Encoder, clip: Clip) -> Tracks:
+def _draws_of_heads(objective: DoRA | DINO) -> list[tuple[int, ...]]:
+    """Return the first few choices of heads for the objects to start from; three objects where the run has none."""
+    heads = objective.encoder.abstract.heads
+    objects = objective.objects if isinstance(objective, DoRA) else min(3, heads)
+    return list(itertools.islice(itertools.combinations(range(heads), objects), _DRAWS_OF_HEADS))
+
+
+def _tracker(objective: DoRA | DINO, encoder: Encoder, clip: Clip) -> Callable[[Sequence[int]], Tracks]:
+    """Return a function from heads to the tracks that start from them, with the run's settings if it tracks at all."""
     model = objective.encoder.abstract
-    return track_objects(
-        encoder,
-        fit_frames(clip.frames, size=model.image_size, patch_size=model.patch_size),
-        range(objective.objects),
-        epsilon=objective.epsilon,
-        iterations=objective.iterations,
-        layer=objective.tracker_layer,
-    )
+    frames = fit_frames(clip.frames, size=_ZOOM * model.image_size, patch_size=model.patch_size)
+    names = {"epsilon": "epsilon", "iterations": "iterations", "layer": "tracker_layer"}
+    settings = {to: getattr(objective, name) for to, name in names.items()} if isinstance(objective, DoRA) else {}
+    return lambda heads: track_objects(encoder, frames, heads, **settings)
 
 
 def _measure(run: build.Restored) -> Callable[[PyTree, PyTree], dict[str, float]]:
@@ -192,20 +209,30 @@ def _measure(run: build.Restored) -> Callable[[PyTree, PyTree], dict[str, float]
     return measure
 
 
-def _score(tracks: Tracks) -> dict[str, float]:
-    if tracks.masks.shape[1] < 2:
-        return {}
-    scores = consistency(tracks.features, tracks.masks)
-    return {
-        "consistency of tracks, regions (-2 to 2)": scores.region,
-        "consistency of tracks, patches (-1 to 1)": scores.patch,
-        "overlap of two objects (0 to 1)": overlap(tracks.masks),
-    }
+def _score(objective: DoRA | DINO, follow: Callable[[Sequence[int]], Tracks]) -> dict[str, float]:
+    """Return the label-free scores, each a mean over draws of heads."""
+    all_scores: list[dict[str, float]] = []
+    for heads in _draws_of_heads(objective):
+        tracks = follow(heads)
+        if len(heads) < 2:
+            return {}
+        scores = consistency(tracks.features, tracks.masks)
+        still = consistency(tracks.features, np.broadcast_to(tracks.masks[:1], tracks.masks.shape))
+        all_scores.append(
+            {
+                "consistency of tracks, regions (-2 to 2)": scores.region,
+                "regions, masks held still": still.region,
+                "consistency of tracks, patches (-1 to 1)": scores.patch,
+                "patches, masks held still": still.patch,
+                "overlap of two objects (0 to 1)": overlap(tracks.masks),
+            }
+        )
+    return {title: float(np.mean([scores[title] for scores in all_scores])) for title in all_scores[0]}
 
 
-def _draw(objective: DoRA, tracks: Tracks, clip: Clip, folder: Path, name: str) -> list[Figure]:
+def _draw(objective: DoRA | DINO, tracks: Tracks, clip: Clip, folder: Path, name: str) -> list[Figure]:
     model = objective.encoder.abstract
-    fine = fit_frames(clip.frames, size=2 * model.image_size, patch_size=2 * model.patch_size)
+    fine = fit_frames(clip.frames, size=2 * _ZOOM * model.image_size, patch_size=2 * model.patch_size)
     shown = (fine, tracks.maps, tracks.masks, tracks.grid)
     draw_tracks(*shown, folder / f"tracks_{name}.png", times=clip.times.tolist())
     if name != "trained":
