@@ -181,9 +181,11 @@ def _constructor(section: str, name: str) -> Callable[..., Any]:
 def _check(
     section: str, constructor: Callable[..., Any], arguments: Mapping[str, Any], *, partial: bool = False
 ) -> None:
-    signature = inspect.signature(constructor)
+    """Bind the arguments to the constructor's signature; of a class to its `__init__`, which NNX's metaclass hides."""
+    is_class = inspect.isclass(constructor)
+    signature = inspect.signature(constructor.__init__ if is_class else constructor)  # type: ignore[misc]
     try:
-        (signature.bind_partial if partial else signature.bind)(**arguments)
+        (signature.bind_partial if partial else signature.bind)(*([None] if is_class else []), **arguments)
     except TypeError as error:
         raise InputError(
             f"config.{section}: {error}; see {constructor.__module__}.{constructor.__qualname__}."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -87,19 +90,31 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def _get_config(location: str) -> ConfigDict:
     name, _, variant = location.partition(":")
     path = _find(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # _find gives Python files only
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(name) if path is None else _import_file(path)
     if not hasattr(module, "get_config"):
-        raise InputError(f"{path} has no get_config(variant), which must return a ConfigDict.")
+        raise InputError(f"{name} has no get_config(variant), which must return a ConfigDict.")
     config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, ConfigDict):
-        raise InputError(f"get_config of {path} returns {type(config).__name__}; it must return a ConfigDict.")
+        raise InputError(f"get_config of {name} returns {type(config).__name__}; it must return a ConfigDict.")
     return config
 
 
-def _find(name: str) -> Path:
+def _import_file(path: Path) -> ModuleType:
+    name = f"ssljax_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # _find gives Python files only
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass in the file looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find(name: str) -> Path | None:
+    """Return the config's file, None if it is a module to import.
+
+    Raises:
+        InputError: It is neither.
+    """
     packaged = Path(__file__).parent
     places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
     for place in places:
@@ -107,12 +122,11 @@ def _find(name: str) -> Path:
             if path.is_file() and path.suffix == ".py":
                 return path
     try:
-        spec = importlib.util.find_spec(name)
+        if importlib.util.find_spec(name) is not None:
+            return None
     except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise InputError(f"--config {name}: no such file, packaged recipe or module; try configs/dora.py.")
-    return Path(spec.origin)
+        pass  # its parent is no package: said below
+    raise InputError(f"--config {name}: no such file, packaged recipe or module; try configs/dora.py.")
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
