@@ -91,6 +91,12 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return _call(config, "optimizer")
 
 
+def schedules(config: ConfigDict) -> dict[str, optim.Schedule]:
+    """Return the schedules of optimiser and objective by name, as functions of the number of updates done."""
+    sections = [_arguments(config, config[name].to_dict()) for name in ("optimizer", "objective")]
+    return {key: value for section in sections for key, value in section.items() if callable(value)}
+
+
 def dataset(config: ConfigDict) -> Any:
     """Return the data set, which reads its index.
 

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Log:
         start: int,
         total: int,
         batch_size: int,
+        unit: str,
+        schedules: Mapping[str, Callable[[int], Any]],
         config: Mapping[str, Any],
         writes: bool,
         every: int = 10,
@@ -42,6 +44,8 @@ class Log:
             start: Updates done before.
             total: Updates in all.
             batch_size: Samples an update, for the rate.
+            unit: What a sample is called there.
+            schedules: Values by name as functions of the step, logged beside the metrics.
             config: Handed to Weights & Biases.
             writes: False in all processes but one.
             every: Updates between lines.
@@ -51,7 +55,8 @@ class Log:
         Raises:
             InputError: Weights & Biases is asked for and not installed.
         """
-        self.every, self.total, self.batch_size = every, total, batch_size
+        self.every, self.total, self.batch_size, self.unit = every, total, batch_size, unit
+        self._schedules = schedules
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
         self._low = 0
         self._file = self._tensorboard = self._wandb = None
@@ -95,9 +100,10 @@ class Log:
             return
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._count * self.batch_size / elapsed
-        line = {**metrics, "samples_per_second": rate, "data_wait_share": self._waited / elapsed}
+        line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}}
+        line |= {"samples_per_second": rate, "data_wait_share": self._waited / elapsed}
         self.bar.set_postfix_str(
-            f"loss {metrics['loss']:.3f}, {rate:.1f} clips/s, waiting for data {line['data_wait_share']:.0%}"
+            f"loss {metrics['loss']:.3f}, {rate:.1f} {self.unit}/s, waiting for data {line['data_wait_share']:.0%}"
         )
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
         self._write(step, line)

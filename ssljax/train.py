@@ -75,6 +75,7 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
     elif (workdir / "checkpoints").exists():
         raise InputError(f"{workdir} holds checkpoints but no config.json; give another --workdir.")
     settings = {key: value for key, value in config["checkpoint"].items() if key != "every"}
+    multihost_utils.sync_global_devices("the run's folder is checked by all before one writes it")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -105,9 +106,17 @@ def _loop(
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
     batches = load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
-    settings = config.log.to_dict()
-    first = jax.process_index() == 0
-    log = Log(workdir, start=done, total=total, batch_size=size, config=plain, writes=first, **settings)
+    log = Log(
+        workdir,
+        start=done,
+        total=total,
+        batch_size=size,
+        unit="clips" if "frames" in data[0] else "samples",
+        schedules=build.schedules(config),
+        config=plain,
+        writes=jax.process_index() == 0,
+        **config.log.to_dict(),
+    )
     in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
     metrics: dict[str, float] = {}
 
@@ -125,14 +134,13 @@ def _loop(
         settle(0)
         checkpoints.save(done, state, Record(done * size, data.checksum, plain), metrics)
 
-    with log, Stop() as stop:
+    with log, batches, Stop() as stop:
         while done < total and not stop.requested(log.every, done):
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
-            with jax.transfer_guard("disallow"):
-                with jax.transfer_guard("allow"):
-                    batch = mesh.to_mesh(devices, batch, size)
+            batch = mesh.to_mesh(devices, batch, size)
+            with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
                 state, values = update(state, batch)
             done += 1
             in_flight.append((done, values, waited))
