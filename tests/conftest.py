@@ -14,8 +14,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import jaxtyping
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # From here on every shape annotation of the package is checked at every call.
 jaxtyping.install_import_hook("ssljax", "checked.check")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Let go of a file's programs after it: they are some gigabytes in the end, and hardly shared between files."""
+    yield
+    jax.clear_caches()

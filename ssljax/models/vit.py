@@ -17,6 +17,7 @@ from ssljax.errors import InputError
 from ssljax.mesh import replicate, shard_batch
 from ssljax.models.attention import Probe, implementation_of, padded_length
 from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
+from ssljax.ops import arrays
 from ssljax.ops.positions import resample_positions, sincos_positions
 
 SIZES = {
@@ -139,15 +140,15 @@ class ViT(nnx.Module):
         self.blocks = nnx.vmap(lambda key: block(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
         self.norm = layer_norm(width, norm_eps, dtype, rngs)
 
-    def __call__(self, images: Float[Array, "b h w 3"], **keywords: Any) -> ViTOutput:
+    def __call__(self, images: Float[arrays.Array, "b h w 3"], **keywords: Any) -> ViTOutput:
         """Return the encoding of normalised images of any size that patches divide; keywords as in `encode`."""
         return self.encode(self.project(images), self.grid(*images.shape[1:3]), **keywords)
 
-    def project(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+    def project(self, images: Float[arrays.Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Return the patch embedding without its bias, so that a mask of patches can be applied to it exactly."""
         self.grid(*images.shape[1:3])
         p = self.patch_size
-        patches = einops.rearrange(images.astype(self.dtype), "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
+        patches = einops.rearrange(jnp.asarray(images, self.dtype), "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
         return patches @ self.patch.kernel.astype(self.dtype)
 
     def encode(

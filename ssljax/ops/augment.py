@@ -59,15 +59,7 @@ def crop_box(
 
     Args:
         size: Height and width of the image.
-
-    Raises:
-        InputError: `scale` asks for nothing, or for a crop larger than the image.
     """
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise InputError(
-            f"global_scale or local_scale is {tuple(scale)}; give the smallest and largest share of the image that a "
-            "crop covers, above 0 and at most 1: a crop cannot be larger than the frame."
-        )
     height, width = size
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[:_TRIES])
     aspect = jnp.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws[_TRIES:-2])
@@ -181,6 +173,7 @@ def clip_views(
     Photometrics are drawn for each frame and each crop by itself. Venkataramanan et al. 2024 (arXiv 2310.08584) and
     the released code.
     """
+    _check_scales(global_scale=global_scale, local_scale=local_scale)
     clip = frames.astype(jnp.float32) / 255.0
     time, height, width, _ = clip.shape
     recolour = functools.partial(
@@ -223,6 +216,7 @@ def image_views(
     local_blur_probability: Probability = 0.5,
 ) -> tuple[Float[Array, "2 g g 3"], Float[Array, "l s s 3"]]:
     """Return two global and `locals` local views of an image, normalised, as DINO draws them (arXiv 2104.14294)."""
+    _check_scales(global_scale=global_scale, local_scale=local_scale)
     pixels = image.astype(jnp.float32) / 255.0
     height, width, _ = pixels.shape
     recolour = functools.partial(
@@ -244,3 +238,13 @@ def image_views(
             draws[2:], jnp.asarray(local_blur_probability), jnp.zeros(())
         ),
     )
+
+
+def _check_scales(**scales: Sequence[float]) -> None:
+    """Raise InputError where a view asks for nothing, or for a crop larger than the frame."""
+    for name, scale in scales.items():
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise InputError(
+                f"views.{name} is {tuple(scale)}; give the smallest and largest share of the frame that a crop covers, "
+                "above 0 and at most 1: a crop cannot be larger than the frame."
+            )
