@@ -60,6 +60,8 @@ class Log:
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
         self._low = 0
         self._file = self._tensorboard = self._wandb = None
+        if writes and wandb_project:
+            self._wandb = _open_wandb(wandb_project, workdir, dict(config))
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr
         )
@@ -70,8 +72,6 @@ class Log:
         self._file = path.open("a", buffering=1)
         if tensorboard:
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=start)
-        if wandb_project:
-            self._wandb = _open_wandb(wandb_project, workdir, dict(config))
 
     def __enter__(self) -> Log:
         """Return itself."""

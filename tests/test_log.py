@@ -1,0 +1,87 @@
+"""What a run writes down, and when it warns."""
+
+import json
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from ssljax.errors import InputError
+from ssljax.log import Log, is_finite
+
+
+def make(workdir, **changes):
+    settings = {
+        "start": 0,
+        "total": 100,
+        "batch_size": 8,
+        "unit": "clips",
+        "schedules": {},
+        "config": {},
+        "writes": True,
+    }
+    return Log(workdir, **(settings | {"every": 2} | changes))
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_come_every_few_updates_and_at_the_end(tmp_path):
+    with make(tmp_path, total=5, schedules={"learning_rate": lambda step: 0.1 * step}) as log:
+        for step in range(1, 6):
+            log.update(step, {"loss": float(step)}, waited=0.0)
+    assert [row["step"] for row in rows(tmp_path)] == [2, 4, 5]
+    assert [row["loss"] for row in rows(tmp_path)] == [2.0, 4.0, 5.0]
+    np.testing.assert_allclose([row["learning_rate"] for row in rows(tmp_path)], [0.1, 0.3, 0.4])  # of that update
+    assert all(0 <= row["data_wait_share"] <= 1 for row in rows(tmp_path))
+
+
+def test_a_resumed_run_drops_the_lines_that_it_writes_again(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (2, 4, 6)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')  # a kill cut the last one
+    with make(tmp_path, start=4) as log:
+        log.update(5, {"loss": 2.0}, waited=0.0)
+        log.update(6, {"loss": 3.0}, waited=0.0)
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(2, 1.0), (4, 1.0), (6, 3.0)]
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    with make(tmp_path, total=2) as log:
+        for step in (1, 2):
+            log.update(step, {"loss": float(step)}, waited=0.0)
+    (path,) = tmp_path.glob("events.*")
+    data, found = path.read_bytes(), {}
+    while data:  # records: length (8 bytes), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + length :]
+    assert found["loss", 2] == 2.0
+    assert ("data_wait_share", 2) in found
+
+
+@pytest.mark.parametrize(("information", "warned"), [(0.001, True), (0.2, False)])
+def test_collapse_is_told_once(tmp_path, capsys, information, warned):
+    with make(tmp_path) as log:
+        for step in range(1, 61):
+            log.update(step, {"loss": 1.0, "teacher_information": information}, waited=0.0)
+    assert capsys.readouterr().err.count("the representation has collapsed") == warned
+
+
+def test_other_processes_write_nothing(tmp_path):
+    with make(tmp_path, writes=False) as log:
+        log.update(2, {"loss": 1.0}, waited=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_and_biases_must_be_there_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        make(tmp_path, wandb_project="mine")
+
+
+def test_finite():
+    assert is_finite({"loss": 1.0})
+    assert not is_finite({"loss": float("nan")})
+    assert not is_finite({"loss": float("inf")})
