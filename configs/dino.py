@@ -43,7 +43,14 @@ def get_config(variant: str = "") -> ConfigDict:
                 "remat": "full",
                 "position_offset": 0.1,
             },
-            "head": {"name": "dino_head", "prototypes": 65_536, "hidden": 2048, "bottleneck": 256, "dtype": "bfloat16"},
+            "head": {
+                "name": "dino_head",
+                "prototypes": 65_536,
+                "hidden": 2048,
+                "bottleneck": 256,
+                "norm_last_layer": True,
+                "dtype": "bfloat16",
+            },
         }
     )
     config.objective = ConfigDict(

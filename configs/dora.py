@@ -45,7 +45,14 @@ def get_config(variant: str = "") -> ConfigDict:
                 remat="full",
                 position_offset=0.1,
             ),
-            head=dict(name="dino_head", prototypes=65_536, hidden=2048, bottleneck=256, dtype="bfloat16"),
+            head=dict(
+                name="dino_head",
+                prototypes=65_536,
+                hidden=2048,
+                bottleneck=256,
+                norm_last_layer=False,
+                dtype="bfloat16",
+            ),
         )
     )
     config.objective = ConfigDict(
@@ -98,7 +105,7 @@ def demo(config: ConfigDict) -> None:
     config.data.update(frames=4, gap=0.2, size=80, seconds=(0.0, -2.0))
     config.views.update(global_size=64, local_size=32, locals=4)
     config.models.encoder.update(width=96, depth=3, heads=3, patch_size=8, dtype="float32", drop_path=0.0, remat="none")
-    config.models.head.update(prototypes=1024, hidden=256, bottleneck=64, dtype="float32")
+    config.models.head.update(prototypes=1024, hidden=256, bottleneck=64, norm_last_layer=True, dtype="float32")
     config.optimizer.learning_rate.update(start=5e-4, warmup_epochs=1)
     # Few scenes and small batches let the teacher drift towards saying nothing; a sharper one does not.
     config.objective.teacher_temperature.update(start=0.02, end=0.02)

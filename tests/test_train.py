@@ -134,7 +134,7 @@ def test_a_bad_loss_stops_with_its_windows_and_keeps_the_last_good_checkpoint(tm
     [
         ({"batch_size": 12}, "multiple of 8"),
         ({"mesh": "fsdp=3"}, "mesh"),
-        ({"views.global_size": 36}, "patch size 8"),
+        ({"models.encoder.patch_size": 7}, "patch size 7"),
         ({"objective.objects": 5}, "objects is 5"),
         ({"objective.threshold": "batch", "accumulate": 1, "objective.masks": "magic"}, "masks is 'magic'"),
         ({"optimizer.learning_rate.warmup_epochs": 100}, "warm-up"),

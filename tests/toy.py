@@ -1,5 +1,7 @@
 """A data set and a config of "a user's own package", named by import path in the tests."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssljax.configuration import load
@@ -25,10 +27,18 @@ class Clips:
         return {"video": "toy", "times": [float(position)]}
 
 
+def views(frames, key):
+    """Return the middle of each frame and two corners, with noise for the augmentation: quick to compile."""
+    pixels = frames / jnp.float32(255) - 0.5
+    pixels += 0.1 * jax.random.normal(key, pixels.shape)
+    return pixels[:, 4:36, 4:36], jnp.stack([pixels[:, :16, :16], pixels[:, -16:, -16:]], axis=1)
+
+
 def get_config(variant=""):
     config = load("configs/dora.py:smoke")
     config.unlock()
     config.data = {"name": "toy.Clips", "frames": config.data.frames, "size": config.data.size}
+    config.views = {"name": "toy.views"}
     config.epochs = 4
     config.checkpoint.every = 3
     return config
