@@ -8,8 +8,8 @@ import numpy as np
 import simplejpeg
 from array_record.python.array_record_module import ArrayRecordReader
 
+from ssljax.data.damage import DamagedFrame
 from ssljax.data.index import VideoIndex, read_index
-from ssljax.errors import InputError
 
 # Riegeli's defaults are for reading in order: they would read ahead megabytes for each frame.
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
@@ -20,6 +20,9 @@ class Records:
 
     Files are opened at first use in each process (a reader made before a fork hangs or aborts) and then shared by its
     threads (ArrayRecord's reads by number are thread-safe). It can be pickled and sent to a worker.
+
+    ArrayRecord keeps a 64-bit hash of every record and compares it at each read, so that no flipped bit gets through:
+    a frame that is not what was written raises DamagedFrame.
     """
 
     def __init__(self, index: VideoIndex):
@@ -68,14 +71,14 @@ class Records:
                 min_width=least_width,
                 min_factor=2 if least_height else 1,
             )
-        except InputError:
+        except DamagedFrame:
             raise
         except ValueError as error:
             raise self._damaged(frame, error) from error
 
-    def _damaged(self, frame: int, error: Exception) -> InputError:
+    def _damaged(self, frame: int, error: Exception) -> DamagedFrame:
         segment = self.index.segments[int(np.searchsorted(self._first, frame, side="right")) - 1]
-        return InputError(
+        return DamagedFrame(
             f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read "
             f"({error}): copy it again, or prepare the video again"
         )
