@@ -1,4 +1,4 @@
-"""One decoded frame to one JPEG: turned upright, scaled down by area, colours converted, never through RGB.
+"""One decoded frame to one record: turned upright, scaled down by area, colours converted, never through RGB.
 
 Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import av
 import cv2
 import numpy as np
-import simplejpeg
 
+from ssljax.data.tiles import encode
 from ssljax.errors import InputError
 
 # Kr, Kb of ITU-T H.273 matrix coefficients; JPEG (JFIF) is BT.601 at full range.
@@ -51,8 +51,8 @@ def _even(side: float) -> int:
     return max(2, 2 * round(side / 2))
 
 
-def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
-    """The JPEG (4:2:0) of one frame; InputError that names what is not supported: another size, interlacing, HDR."""
+def to_record(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
+    """The record (4:2:0) of one frame; InputError that names what is not supported: another size, interlacing, HDR."""
     if (frame.width, frame.height) != shape.source:
         was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
         raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
@@ -71,8 +71,7 @@ def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
     y, u, v = _to_jfif(
         y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range
     )
-    y, u, v = (np.ascontiguousarray(np.rot90(plane, shape.turns)) for plane in (y, u, v))
-    return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=quality)
+    return encode([np.rot90(plane, shape.turns) for plane in (y, u, v)], quality)
 
 
 def _plane(plane: av.video.plane.VideoPlane) -> np.ndarray:

@@ -111,9 +111,9 @@ def write_segment(
         for g, frames, count in groups:
             if frames is None:
                 dropped.append(g)
-            for pts, jpeg in frames or []:
-                writer.write(jpeg)
-                digest.update(jpeg)
+            for pts, record in frames or []:
+                writer.write(record)
+                digest.update(record)
                 times.append(timeline.seconds(pts))
             advance(count)
         writer.close()

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.decode import Timeline, decode, open_video, segments, survey
-from data_prep.picture import Geometry, geometry, to_jpeg
+from data_prep.picture import Geometry, geometry, to_record
 from data_prep.store import claim, clean, fingerprint, finished_segment, is_finished, write_json, write_segment
 from ssljax.data.index import INDEX, VERSION, VideoIndex, read_index
 from ssljax.errors import InputError
@@ -81,9 +81,9 @@ def prepare(
         return read_index(output)
     frame, aspect = _first_frame(timeline)
     shape = geometry(frame, aspect, settings.short_side)
-    to_jpeg(frame, shape, settings.quality)  # refuses what is not supported before anything is written
+    to_record(frame, shape, settings.quality)  # refuses what is not supported before anything is written
     claim(output, plan)
-    convert = functools.partial(to_jpeg, shape=shape, quality=settings.quality)
+    convert = functools.partial(to_record, shape=shape, quality=settings.quality)
     parts = _prepare_segments(timeline, output, plan["settings"], convert, threads or os.cpu_count() or 1, progress)
     return _finish(timeline, output, plan, shape, parts, allow_damage)
 

@@ -13,12 +13,12 @@ from ssljax.data.damage import Damage, DamagedFrame
 from ssljax.data.index import VideoIndex, combined_checksum, find_videos
 from ssljax.data.order import Order
 from ssljax.data.records import Records, nearest
+from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
 Number = float | int
 Pair = Sequence[Number]  # (smallest, largest)
 Span = Sequence[Number | None]  # (first, end) in seconds
-Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 class Windows:
@@ -205,16 +205,13 @@ def crop_box(random: np.random.Generator, height: int, width: int, scale: Pair, 
 
 
 def _cut(records: Records, number: int, box: Box, out: np.ndarray, antialias: bool) -> None:
-    """Decode one frame and resize its box into `out` [size, size, 3].
+    """Decode the box of one frame and resize it into `out` [size, size, 3].
 
     A box more than twice the canvas is halved inside the JPEG decoder, which costs less than decoding it whole, so that
     the bilinear step never shrinks by 2 or more and does not alias.
     """
     index, size = records.index, out.shape[0]
-    top, left, h, w = box
+    _, _, h, w = box
     least = (math.ceil(index.height * size / h), math.ceil(index.width * size / w)) if antialias else (0, 0)
-    frame = records.decode(number, least_height=least[0], least_width=least[1])
-    y, x = frame.shape[0] / index.height, frame.shape[1] / index.width
-    rows = slice(round(top * y), max(round((top + h) * y), round(top * y) + 1))
-    columns = slice(round(left * x), max(round((left + w) * x), round(left * x) + 1))
-    cv2.resize(frame[rows, columns], (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+    crop = records.decode(number, box, least_height=least[0], least_width=least[1])
+    cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)

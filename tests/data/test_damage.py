@@ -29,8 +29,8 @@ def flip(folder, number):
     """Flip a bit in the middle of a stored frame."""
     file = folder / "frames-00000.array_record"
     data = bytearray(file.read_bytes())
-    jpeg = Records(read_index(folder)).jpeg(number)
-    place = data.find(jpeg[-200:])  # a record may be broken by the header of a 64 KiB block, its end seldom is
+    record = Records(read_index(folder)).stored(number)
+    place = data.find(record[-200:])  # a record may be broken by the header of a 64 KiB block, its end seldom is
     assert place > 0
     data[place + 100] ^= 4
     file.write_bytes(data)
@@ -49,7 +49,7 @@ def test_no_flipped_bit_gets_through(sound, tmp_path):
     folder = shutil.copytree(sound, tmp_path / "a")
     file, random = folder / "frames-00000.array_record", np.random.default_rng(0)
     whole, records = file.read_bytes(), Records(read_index(sound))
-    expected, damaged = [records.jpeg(i) for i in range(100)], 0
+    expected, damaged = [records.stored(i) for i in range(100)], 0
     for _ in range(40):
         data = bytearray(whole)
         data[random.integers(len(data))] ^= 1 << random.integers(8)
@@ -57,7 +57,7 @@ def test_no_flipped_bit_gets_through(sound, tmp_path):
         records = Records(read_index(folder))
         for i in range(100):
             try:
-                assert records.jpeg(i) == expected[i]
+                assert records.stored(i) == expected[i]
             except DamagedFrame:
                 damaged += 1
     assert damaged >= 20

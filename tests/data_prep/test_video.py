@@ -30,12 +30,12 @@ def source(tmp_path_factory):
 def reference(source):
     """The undamaged preparation, in segments of two groups: its frames as bytes."""
     index = prepare(source, source.parent / "reference", ALL, segment_seconds=1)
-    return index, jpegs(index)
+    return index, stored_frames(index)
 
 
-def jpegs(index):
+def stored_frames(index):
     records = Records(index)
-    return [records.jpeg(i) for i in range(len(index.times))]
+    return [records.stored(i) for i in range(len(index.times))]
 
 
 def numbers(index):
@@ -111,9 +111,10 @@ def test_interrupted_and_continued(source, reference, tmp_path, monkeypatch):
 def test_killed_and_continued(source, reference, tmp_path):
     out = tmp_path / "out"
     code = (
-        "import sys, time; from data_prep import video; convert = video.to_jpeg\n"
+        "import sys, time; from data_prep import video; convert = video.to_record\n"
         "def slow(*a, **k): time.sleep(0.02); return convert(*a, **k)\n"
-        "video.to_jpeg = slow; video.prepare(sys.argv[1], sys.argv[2], video.Settings(1), segment_seconds=1, threads=2)"
+        "video.to_record = slow\n"
+        "video.prepare(sys.argv[1], sys.argv[2], video.Settings(1), segment_seconds=1, threads=2)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(source), str(out)], cwd=Path(program.__file__).parents[1]
@@ -124,7 +125,7 @@ def test_killed_and_continued(source, reference, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / "index.json").exists()
-    assert jpegs(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
+    assert stored_frames(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
     assert contents(out) == contents(reference[0].folder)
 
 
@@ -151,7 +152,7 @@ def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
     stored = np.rint(index.times * 25).astype(int)
     assert 20 <= len(stored) < 200
     if ending == "mp4":  # the same encoding: equal to the byte
-        assert jpegs(index) == [reference[1][i] for i in stored]
+        assert stored_frames(index) == [reference[1][i] for i in stored]
     assert numbers(index) == stored.tolist()
     lost = np.setdiff1d(np.arange(200) / 25, np.round(index.times, 2))
     inside = [any(a - 1e-6 <= moment < b for a, b in index.dropped) for moment in lost]
