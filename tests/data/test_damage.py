@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from videos import make_video, number_of
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.damage import DamagedFrame
 from ssljax.data.index import read_index
 from ssljax.data.loader import load

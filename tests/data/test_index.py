@@ -4,7 +4,7 @@ import shutil
 import pytest
 from videos import make_video
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.index import find_videos, read_index
 from ssljax.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from videos import make_video, number_of
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.index import read_index
 from ssljax.data.records import Records, read_frames
 from ssljax.data.windows import Windows, crop_box, window_starts

@@ -70,6 +70,21 @@ def test_geometry(size, aspect, short_side, stored):
     assert geometry(av.VideoFrame(*size, "yuv420p"), aspect, short_side).stored == stored
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p", "yuv422p10le"])
+def test_chroma_at_full_resolution(pixels):
+    """Colour stripes one stored pixel wide: 4:4:4 keeps them, 4:2:0 cannot."""
+    rgb = np.zeros((256, 256, 3), np.uint8)
+    rgb[:, :, 0], rgb[:, :, 2] = np.where(np.arange(256) // 4 % 2, 255, 60), np.where(np.arange(256) // 4 % 2, 60, 255)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixels)
+    shape = geometry(frame, 1.0, 64)
+    expected = rgb.reshape(64, 4, 64, 4, 3).mean((1, 3))
+    errors = {
+        chroma: np.abs(decode(to_record(frame, shape, 100, chroma), 64, 64) - expected)[:, 2:-2].mean()
+        for chroma in (420, 444)
+    }
+    assert errors[444] < 5 < 40 < errors[420]
+
+
 def test_hdr_is_refused():
     frame = frame_of((100, 100, 100), 64, 64, 9, False)
     frame.color_trc = 16
