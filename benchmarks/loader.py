@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from data_prep.video import prepare
+from data_prep.prepare import prepare
 from ssljax.data.loader import load
 from ssljax.data.windows import Windows
 

@@ -20,7 +20,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    config.data = ConfigDict({"name": "frames", "video": (), "size": 300, "scale": (0.2, 1.0), "seconds": (None, None)})
+    config.data = ConfigDict(
+        {
+            "name": "frames",
+            "video": (),
+            "size": 300,
+            "scale": (0.2, 1.0),
+            "seconds": (None, None),
+            "bad_share": 0.001,
+        }
+    )
     config.views = ConfigDict(
         {
             "name": "image_views",

@@ -21,7 +21,16 @@ def get_config(variant: str = "") -> ConfigDict:
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
     config.data = ConfigDict(
-        dict(name="windows", video=(), frames=8, gap=1.0, size=300, scale=(0.2, 1.0), seconds=(None, None))
+        dict(
+            name="windows",
+            video=(),
+            frames=8,
+            gap=1.0,
+            size=300,
+            scale=(0.2, 1.0),
+            seconds=(None, None),
+            bad_share=0.001,
+        )
     )
     config.views = ConfigDict(
         dict(

@@ -1,4 +1,4 @@
-"""One decoded frame to one JPEG: turned upright, scaled down by area, colours converted, never through RGB.
+"""One decoded frame to one record: turned upright, scaled down by area, colours converted, never through RGB.
 
 Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it.
 """
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import av
 import cv2
 import numpy as np
-import simplejpeg
 
+from ssljax.data.tiles import encode
 from ssljax.errors import InputError
 
 # Kr, Kb of ITU-T H.273 matrix coefficients; JPEG (JFIF) is BT.601 at full range.
@@ -51,8 +51,11 @@ def _even(side: float) -> int:
     return max(2, 2 * round(side / 2))
 
 
-def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
-    """The JPEG (4:2:0) of one frame; InputError that names what is not supported: another size, interlacing, HDR."""
+def to_record(frame: av.VideoFrame, shape: Geometry, quality: int, chroma: int = 420) -> bytes:
+    """The record of one frame, 4:2:0 or 4:4:4 by `chroma`.
+
+    InputError that names what is not supported: another size, interlacing, HDR.
+    """
     if (frame.width, frame.height) != shape.source:
         was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
         raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
@@ -63,16 +66,25 @@ def to_jpeg(frame: av.VideoFrame, shape: Geometry, quality: int) -> bytes:
             f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)"
         )
     full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
-    if frame.format.name not in ("yuv420p", "yuvj420p"):
-        frame = frame.reformat(format="yuv420p")
+    frame = _planar(frame)
     width, height = shape.scaled
+    part = 2 if chroma == 420 else 1
     y = _resize(_plane(frame.planes[0]), width, height)
-    u, v = (_resize(_plane(plane), width // 2, height // 2) for plane in frame.planes[1:])
+    u, v = (_resize(_plane(plane), width // part, height // part) for plane in frame.planes[1:])
     y, u, v = _to_jfif(
         y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range
     )
-    y, u, v = (np.ascontiguousarray(np.rot90(plane, shape.turns)) for plane in (y, u, v))
-    return simplejpeg.encode_jpeg_yuv_planes(y, u, v, quality=quality)
+    return encode([np.rot90(plane, shape.turns) for plane in (y, u, v)], quality)
+
+
+def _planar(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame in 8-bit planes, with the chroma that it has."""
+    tall = frame.format.chroma_height(frame.height) == frame.height
+    wide = frame.format.chroma_width(frame.width) == frame.width
+    chroma = ("444" if wide else "422") if tall else "420"
+    if frame.format.name in (f"yuv{chroma}p", f"yuvj{chroma}p"):
+        return frame
+    return frame.reformat(format=f"yuv{chroma}p")
 
 
 def _plane(plane: av.video.plane.VideoPlane) -> np.ndarray:
@@ -80,7 +92,11 @@ def _plane(plane: av.video.plane.VideoPlane) -> np.ndarray:
 
 
 def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
-    return plane if plane.shape == (height, width) else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+    if plane.shape == (height, width):
+        return plane
+    enlarged = plane.shape[0] < height or plane.shape[1] < width  # chroma may be
+    way = cv2.INTER_LINEAR if enlarged else cv2.INTER_AREA
+    return cv2.resize(plane, (width, height), interpolation=way)
 
 
 def _to_jfif(

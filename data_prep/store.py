@@ -1,13 +1,16 @@
 """The folder of one video's preparation: whose it is, what of it is done, and what is written when.
 
 Every file appears by rename, whole or not at all. `plan.json` comes first and tells what was asked for; each segment's
-frames are followed by a `segment-*.json` that tells what they are; `index.json` comes last, and then the others go.
+frames are followed by a `segment-*.json` that tells what they are; `index.json` comes last, and then the others go and
+a contact sheet is made.
 """
 
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -75,14 +78,24 @@ def claim(output: Path, plan: dict) -> None:
         write_json(output / PLAN, plan)
 
 
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A file to write that becomes `path` by rename, unless it is removed: `path` is there whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        if unfinished.exists():
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: dict) -> None:
-    """Write by rename, so that a file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a file, whole or not at all."""
+    with temporary(path) as file:
+        file.write_text(json.dumps(value, indent=1))
 
 
 def finished_segment(output: Path, number: int) -> dict | None:
@@ -96,60 +109,76 @@ def finished_segment(output: Path, number: int) -> dict | None:
     return part
 
 
-def write_segment(
-    timeline: Timeline, output: Path, number: int, groups: Iterator[Group], advance: Callable[[int], None], stop: Event
-) -> dict | None:
-    """Write the sound frames of one segment and, last, what they are; None if stopped before the end.
+def all_segments(output: Path, count: int) -> list[dict] | None:
+    """What all segments are; None if some are not done, or if another machine finished and removed the traces."""
+    try:
+        parts = [finished_segment(output, number) for number in range(count)]
+    except FileNotFoundError:
+        return None
+    done = [part for part in parts if part is not None]
+    return done if len(done) == count else None
 
-    `advance` is told how many frames of the video each group took.
+
+def write_segment(
+    timeline: Timeline,
+    output: Path,
+    number: int,
+    groups: Iterator[Group],
+    advance: Callable[[int], None],
+    check: Callable[[bytes], object],
+    stop: Event,
+) -> bool:
+    """Write the sound frames of one segment and, last, what they are; whether it came to its end before `stop`.
+
+    `advance` is told how many frames of the video each group took. Every stored frame is read back and decoded once
+    more by `check`.
     """
     name = f"frames-{number:05d}.array_record"
-    temporary = output / f".{name}.{os.getpid()}.tmp"
     times, dropped, digest = [], [], hashlib.sha256()
-    try:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+    size = 0
+    with temporary(output / name) as path:
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         for g, frames, count in groups:
             if frames is None:
                 dropped.append(g)
-            for pts, jpeg in frames or []:
-                writer.write(jpeg)
-                digest.update(jpeg)
+            for pts, record in frames or []:
+                writer.write(record)
+                digest.update(record)
                 times.append(timeline.seconds(pts))
             advance(count)
         writer.close()
         if stop.is_set():
-            return None
-        part = {
-            "file": name,
-            "frames": len(times),
-            "bytes": 0,
-            "sha256": digest.hexdigest(),
-            "times": times,
-            "dropped": dropped,
-        }
+            path.unlink()
+            return False
         if times:
-            part["bytes"] = _verified_size(temporary, len(times))
-            temporary.replace(output / name)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_json(output / f"segment-{number:05d}.json", part)
-    return part
+            _verify(path, len(times), digest.hexdigest(), check)
+            size = path.stat().st_size
+        else:
+            path.unlink()
+    part = {"file": name, "frames": len(times), "bytes": size, "sha256": digest.hexdigest()}
+    write_json(output / f"segment-{number:05d}.json", part | {"times": times, "dropped": dropped})
+    return True
 
 
-def _verified_size(path: Path, frames: int) -> int:
-    """The size of a record file that is safely on the disk and holds `frames` records."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    reader = ArrayRecordReader(str(path))
-    found = reader.num_records()
-    reader.close()
-    if found != frames:
-        raise OSError(f"{path} holds {found} of {frames} frames (is the disk full?)")
-    return path.stat().st_size
+def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object]) -> None:
+    """Read a record file back; OSError if it does not hold what was written, or a frame that does not decode."""
+    digest = hashlib.sha256()
+    try:
+        reader = ArrayRecordReader(str(path))
+        for number in range(reader.num_records()):
+            record = reader.read([number])[0]
+            digest.update(record)
+            check(record)
+        found = reader.num_records()
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise OSError(f"{path} cannot be read back ({error}): is the disk full or failing?") from error
+    if found != frames or digest.hexdigest() != sha256:
+        raise OSError(f"{path} holds {found} frames that are not the {frames} written: is the disk full or failing?")
 
 
 def clean(output: Path) -> None:
     """Remove the traces of the work, once the index is there."""
-    for pattern in ("segment-*.json", ".*.tmp", PLAN):
+    for pattern in ("segment-*.json", ".frames-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ class Frames:
         video: As in `Windows`.
         size: Side of the square canvas in pixels.
         seed: Of order and crops.
-        options: The other arguments of `Windows` (`weights`, `seconds`, `stride`, `scale`, `ratio`, `antialias`).
+        options: The other arguments of `Windows` (`weights`, `seconds`, `stride`, `scale`, `ratio`, `antialias`,
+            `bad_share`).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a prepared video is on disk: a folder of ArrayRecord files of JPEG frames and the `index.json` beside them.
+"""What a prepared video is on disk: a folder of ArrayRecord files (of frames: tiles.py) with an `index.json`.
 
     venice/              several prepared videos
       Venice/            one prepared video, named after its file
@@ -20,7 +20,7 @@ import numpy as np
 
 from ssljax.errors import InputError
 
-VERSION = 1
+VERSION = 2  # of the records too: 1 held a whole frame in one JPEG, 2 holds it in tiles
 INDEX = "index.json"
 
 
@@ -31,7 +31,7 @@ class Segment:
     file: str
     frames: int
     bytes: int
-    sha256: str  # of the JPEG frames, one after the other
+    sha256: str  # of the records, one after the other
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,24 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
-import simplejpeg
 from array_record.python.array_record_module import ArrayRecordReader
 
+from ssljax.data.damage import DamagedFrame
 from ssljax.data.index import VideoIndex, read_index
-from ssljax.errors import InputError
+from ssljax.data.tiles import Box, decode
 
 # Riegeli's defaults are for reading in order: they would read ahead megabytes for each frame.
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Records:
-    """The JPEG frames of one prepared video, by number.
+    """The stored frames of one prepared video, by number.
 
     Files are opened at first use in each process (a reader made before a fork hangs or aborts) and then shared by its
     threads (ArrayRecord's reads by number are thread-safe). It can be pickled and sent to a worker.
+
+    ArrayRecord keeps a 64-bit hash of every record and compares it at each read, so that no flipped bit gets through:
+    a frame that is not what was written raises DamagedFrame.
     """
 
     def __init__(self, index: VideoIndex):
@@ -50,7 +53,7 @@ class Records:
                     self._readers[number] = reader
         return reader
 
-    def jpeg(self, frame: int) -> bytes:
+    def stored(self, frame: int) -> bytes:
         """The stored bytes of frame number `frame` (0 <= frame < number of stored frames)."""
         segment = int(np.searchsorted(self._first, frame, side="right")) - 1
         try:
@@ -58,24 +61,26 @@ class Records:
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._damaged(frame, error) from error
 
-    def decode(self, frame: int, *, least_height: int = 0, least_width: int = 0) -> np.ndarray:
-        """Frame number `frame` as RGB uint8 [h, w, 3], perhaps 2, 4 or 8 times smaller but not below the least."""
+    def decode(self, frame: int, box: Box | None = None, *, least_height: int = 0, least_width: int = 0) -> np.ndarray:
+        """Frame number `frame`, or the box (top, left, height, width) of it, as RGB uint8 [h, w, 3].
+
+        The frame is decoded 2, 4 or 8 times smaller where it does not come below the least; without these never.
+        """
+        height, width = self.index.height, self.index.width
+        factor = 1
+        if least_height and least_width:
+            while factor < 8 and height >= 2 * factor * least_height and width >= 2 * factor * least_width:
+                factor *= 2
         try:
-            return simplejpeg.decode_jpeg(
-                self.jpeg(frame),
-                "RGB",
-                min_height=least_height,
-                min_width=least_width,
-                min_factor=2 if least_height else 1,
-            )
-        except InputError:
+            return decode(self.stored(frame), height, width, box, factor)
+        except DamagedFrame:
             raise
         except ValueError as error:
             raise self._damaged(frame, error) from error
 
-    def _damaged(self, frame: int, error: Exception) -> InputError:
+    def _damaged(self, frame: int, error: Exception) -> DamagedFrame:
         segment = self.index.segments[int(np.searchsorted(self._first, frame, side="right")) - 1]
-        return InputError(
+        return DamagedFrame(
             f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read "
             f"({error}): copy it again, or prepare the video again"
         )

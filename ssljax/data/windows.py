@@ -1,5 +1,6 @@
 """Windows of frames from prepared videos, cut to a square canvas, one for each position of a global order."""
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -8,9 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ssljax.data.damage import Damage, DamagedFrame
 from ssljax.data.index import VideoIndex, combined_checksum, find_videos
 from ssljax.data.order import Order
 from ssljax.data.records import Records, nearest
+from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
 Number = float | int
@@ -30,10 +33,12 @@ class Windows:
         (None, -2.0) leaves out the last 2 s. Every frame of a window lies within.
     stride: seconds between window starts; None starts a window at every stored frame.
     antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
+    bad_share: the part of the windows that may have a damaged frame. Such a window is replaced by another one of its
+        video, the frame is named on standard error, and beyond this share (and 10 windows) InputError ends the run.
 
     Times come from the presentation times: a window that starts at stored time s takes, for each i, the stored frame
     nearest to s + i*gap, and is used only if each lies within half the usual stored spacing and no dropped (damaged)
-    span lies inside. Every random choice of window i derives from (seed, i) alone.
+    span lies inside. Every random choice of window i derives from (seed, i) alone, a replacement's too.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Windows:
         scale: Pair = (0.2, 1.0),
         ratio: Pair | None = (3 / 4, 4 / 3),
         antialias: bool = True,
+        bad_share: Number = 0.001,
     ):
         _check_arguments(frames, gap, size, seconds, stride, scale, ratio)
         self.frames, self.gap, self.size, self.seed = frames, float(gap), size, seed
@@ -58,6 +64,7 @@ class Windows:
         self._records = [Records(index) for index in self.indexes]
         self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
         self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
+        self._damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
 
     @property
@@ -67,25 +74,40 @@ class Windows:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """{"frames": uint8 [frames, size, size, 3], "position": uint32 []}"""
-        video, numbers, box = self._plan(position)
-        records, size = self._records[video], self.size
-        canvas = np.empty((self.frames, size, size, 3), np.uint8)
-        for i, number in enumerate(numbers.tolist()):
-            _cut(records, number, box, canvas[i], self.antialias)
-        return {"frames": canvas, "position": np.uint32(position)}
+        return {"frames": self._read(position)[0], "position": np.uint32(position)}
 
     def describe(self, position: int) -> dict:
-        """Where the window at `position` lies: {"video", "times" (seconds), "box" (top, left, height, width)}."""
-        video, numbers, box = self._plan(position)
+        """Where the window at `position` lies: {"video", "times" (seconds), "box" (top, left, height, width)}.
+
+        It reads the window, to know whether another one takes its place.
+        """
+        _, video, numbers, box = self._read(position)
         index = self.indexes[video]
         return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
 
-    def _plan(self, position: int) -> tuple[int, np.ndarray, tuple[int, int, int, int]]:
+    def _read(self, position: int) -> tuple[np.ndarray, int, np.ndarray, Box]:
+        """(canvas, video, frame numbers, box) of the first try that meets no damaged frame."""
+        self._damage.ask()
+        for attempt in itertools.count():
+            video, numbers, box = self._plan(position, attempt)
+            canvas = np.empty((self.frames, self.size, self.size, 3), np.uint8)
+            try:
+                for i, number in enumerate(numbers.tolist()):
+                    _cut(self._records[video], number, box, canvas[i], self.antialias)
+            except DamagedFrame as error:
+                self._damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
+            else:
+                break
+        return canvas, video, numbers, box
+
+    def _plan(self, position: int, attempt: int) -> tuple[int, np.ndarray, Box]:
+        """The place in the global order; at a later attempt a random start of the same video instead."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position], counter=[0, 0, 0, attempt]))
         video, start = self._order[position]
-        index = self.indexes[video]
-        first = index.times[self.starts[video][start]]
-        numbers = nearest(index.times, first + self.gap * np.arange(self.frames))
-        random = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position]))
+        index, starts = self.indexes[video], self.starts[video]
+        if attempt:
+            start = int(random.integers(len(starts)))
+        numbers = nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
         return video, numbers, crop_box(random, index.height, index.width, self.scale, self.ratio)
 
 
@@ -165,9 +187,7 @@ def window_starts(
     return starts.astype(np.int32)
 
 
-def crop_box(
-    random: np.random.Generator, height: int, width: int, scale: Pair, ratio: Pair | None
-) -> tuple[int, int, int, int]:
+def crop_box(random: np.random.Generator, height: int, width: int, scale: Pair, ratio: Pair | None) -> Box:
     """A random resized crop's box (top, left, height, width) inside a frame: area in `scale`, log ratio uniform.
 
     Ten tries; then the largest centred box whose ratio is allowed, as torchvision's RandomResizedCrop has it.
@@ -184,17 +204,14 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _cut(records: Records, number: int, box: tuple[int, int, int, int], out: np.ndarray, antialias: bool) -> None:
-    """Decode one frame and resize its box into `out` [size, size, 3].
+def _cut(records: Records, number: int, box: Box, out: np.ndarray, antialias: bool) -> None:
+    """Decode the box of one frame and resize it into `out` [size, size, 3].
 
     A box more than twice the canvas is halved inside the JPEG decoder, which costs less than decoding it whole, so that
     the bilinear step never shrinks by 2 or more and does not alias.
     """
     index, size = records.index, out.shape[0]
-    top, left, h, w = box
+    _, _, h, w = box
     least = (math.ceil(index.height * size / h), math.ceil(index.width * size / w)) if antialias else (0, 0)
-    frame = records.decode(number, least_height=least[0], least_width=least[1])
-    y, x = frame.shape[0] / index.height, frame.shape[1] / index.width
-    rows = slice(round(top * y), max(round((top + h) * y), round(top * y) + 1))
-    columns = slice(round(left * x), max(round((left + w) * x), round(left * x) + 1))
-    cv2.resize(frame[rows, columns], (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+    crop = records.decode(number, box, least_height=least[0], least_width=least[1])
+    cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from videos import make_video
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.index import find_videos, read_index
 from ssljax.errors import InputError
 
@@ -48,7 +48,7 @@ def damage(folder, kind):
     if kind == "no json":
         path.write_text("{")
     elif kind == "no key":
-        path.write_text(json.dumps({"version": 1}))
+        path.write_text(json.dumps({"version": 2}))
     elif kind == "no object":
         path.write_text("[1]")
     elif kind == "version":
@@ -67,7 +67,7 @@ def damage(folder, kind):
         ("no json", "is not the index"),
         ("no key", "is not the index"),
         ("no object", "is not the index"),
-        ("version", "has version 9"),
+        ("version", "has version 9, this program reads 2: prepare the video again"),
         ("times", "contradicts itself"),
         ("missing", "frames-00000.array_record is missing"),
         ("short", "bytes instead of"),

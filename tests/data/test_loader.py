@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from videos import make_video
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.loader import load
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError

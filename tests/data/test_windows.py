@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from videos import make_video, number_of
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.index import read_index
 from ssljax.data.records import Records, read_frames
 from ssljax.data.windows import Windows, crop_box, window_starts
@@ -182,7 +182,7 @@ def test_bad_arguments(street, change, message):
 def test_a_damaged_record_is_named(street, tmp_path):
     index = read_index(street)
     records = Records(index)
-    records.jpeg = lambda frame: b"\xff\xd8 not a picture"
+    records.stored = lambda frame: b"\xff\xd8 not a picture"
     with pytest.raises(InputError, match=r"frame 30 \(1.200 s\) of .*frames-00000.array_record cannot be read"):
         records.decode(30)
 

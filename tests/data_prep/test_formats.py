@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from videos import make_video, number_of
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax.data.records import Records
 from ssljax.errors import InputError
 

@@ -3,9 +3,9 @@
 import av
 import numpy as np
 import pytest
-import simplejpeg
 
-from data_prep.picture import geometry, to_jpeg
+from data_prep.picture import geometry, to_record
+from ssljax.data.tiles import decode
 from ssljax.errors import InputError
 
 KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
@@ -38,8 +38,8 @@ def frame_of(rgb, width, height, matrix, full):
 )
 def test_colours(matrix, full, rgb):
     frame = frame_of(rgb, 64, 32, matrix, full)
-    jpeg = to_jpeg(frame, geometry(frame, 1.0, 540), 100)
-    picture = simplejpeg.decode_jpeg(jpeg)
+    record = to_record(frame, geometry(frame, 1.0, 540), 100)
+    picture = decode(record, 32, 64)
     assert picture.shape == (32, 64, 3)
     np.testing.assert_allclose(picture.astype(int), np.broadcast_to(rgb, picture.shape), atol=3)
 
@@ -52,7 +52,7 @@ def test_scaled_by_area():
     shape = geometry(frame, 1.0, 64)
     assert shape.stored == (128, 64)
     expected = grey.reshape(64, 4, 128, 4).mean((1, 3))
-    picture = simplejpeg.decode_jpeg(to_jpeg(frame, shape, 100), "GRAY")[..., 0]
+    picture = decode(to_record(frame, shape, 100), 64, 128)[..., 0]  # grey: no chroma
     assert np.abs(picture - expected).max() < 3
 
 
@@ -70,8 +70,23 @@ def test_geometry(size, aspect, short_side, stored):
     assert geometry(av.VideoFrame(*size, "yuv420p"), aspect, short_side).stored == stored
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p", "yuv422p10le"])
+def test_chroma_at_full_resolution(pixels):
+    """Colour stripes one stored pixel wide: 4:4:4 keeps them, 4:2:0 cannot."""
+    rgb = np.zeros((256, 256, 3), np.uint8)
+    rgb[:, :, 0], rgb[:, :, 2] = np.where(np.arange(256) // 4 % 2, 255, 60), np.where(np.arange(256) // 4 % 2, 60, 255)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixels)
+    shape = geometry(frame, 1.0, 64)
+    expected = rgb.reshape(64, 4, 64, 4, 3).mean((1, 3))
+    errors = {
+        chroma: np.abs(decode(to_record(frame, shape, 100, chroma), 64, 64) - expected)[:, 2:-2].mean()
+        for chroma in (420, 444)
+    }
+    assert errors[444] < 5 < 40 < errors[420]
+
+
 def test_hdr_is_refused():
     frame = frame_of((100, 100, 100), 64, 64, 9, False)
     frame.color_trc = 16
     with pytest.raises(InputError, match="HDR .PQ"):
-        to_jpeg(frame, geometry(frame, 1.0, 540), 85)
+        to_record(frame, geometry(frame, 1.0, 540), 85)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from videos import make_sound, make_video, number_of
 
-from data_prep import video as program
-from data_prep.video import Settings, main, prepare
+from data_prep import prepare as program
+from data_prep.prepare import Settings, prepare, prepare_shard
+from data_prep.video import main
 from ssljax.data.records import Records
 from ssljax.errors import InputError
 
@@ -30,12 +33,12 @@ def source(tmp_path_factory):
 def reference(source):
     """The undamaged preparation, in segments of two groups: its frames as bytes."""
     index = prepare(source, source.parent / "reference", ALL, segment_seconds=1)
-    return index, jpegs(index)
+    return index, stored_frames(index)
 
 
-def jpegs(index):
+def stored_frames(index):
     records = Records(index)
-    return [records.jpeg(i) for i in range(len(index.times))]
+    return [records.stored(i) for i in range(len(index.times))]
 
 
 def numbers(index):
@@ -56,7 +59,7 @@ def test_every_nth_frame_is_stored_once_with_its_time(source, tmp_path, every, s
     assert (index.width, index.height, index.dropped) == (128, 128, ())
     assert index.settings["every"] == step
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
-        ["index.json", *(segment.file for segment in index.segments)]
+        ["index.json", "contact.jpg", *(segment.file for segment in index.segments)]
     )
 
 
@@ -111,9 +114,10 @@ def test_interrupted_and_continued(source, reference, tmp_path, monkeypatch):
 def test_killed_and_continued(source, reference, tmp_path):
     out = tmp_path / "out"
     code = (
-        "import sys, time; from data_prep import video; convert = video.to_jpeg\n"
+        "import sys, time; from data_prep import prepare; convert = prepare.to_record\n"
         "def slow(*a, **k): time.sleep(0.02); return convert(*a, **k)\n"
-        "video.to_jpeg = slow; video.prepare(sys.argv[1], sys.argv[2], video.Settings(1), segment_seconds=1, threads=2)"
+        "prepare.to_record = slow\n"
+        "prepare.prepare(sys.argv[1], sys.argv[2], prepare.Settings(1), segment_seconds=1, threads=2)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(source), str(out)], cwd=Path(program.__file__).parents[1]
@@ -124,8 +128,76 @@ def test_killed_and_continued(source, reference, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (out / "index.json").exists()
-    assert jpegs(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
+    assert stored_frames(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
     assert contents(out) == contents(reference[0].folder)
+
+
+def test_machines_share_a_video(source, reference, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert prepare_shard(source, out, ALL, shard=(2, 3), segment_seconds=1) is None
+    assert prepare_shard(source, out, ALL, shard=(2, 3), segment_seconds=1) is None, "again is nothing"
+    assert {file.name for file in out.glob("frames-*")} == {f"frames-0000{i}.array_record" for i in (1, 4)}
+    assert prepare_shard(source, out, ALL, shard=(1, 3), segment_seconds=1) is None
+    index = prepare_shard(source, out, ALL, shard=(3, 3), segment_seconds=1)
+    assert index is not None and contents(out) == contents(reference[0].folder)
+    assert prepare_shard(source, out, ALL, shard=(1, 3), segment_seconds=1).checksum == index.checksum
+    assert main([str(source), "--output", str(tmp_path / "one"), "--shard", "2/2"]) == 0
+    assert "part 2 of 2 is done, others are not" in capsys.readouterr().out
+
+
+def test_machines_that_share_no_folder(source, reference, tmp_path):
+    for i in (1, 2):
+        assert prepare_shard(source, tmp_path / str(i), ALL, shard=(i, 2), segment_seconds=1) is None
+    shutil.copytree(tmp_path / "1", tmp_path / "2", dirs_exist_ok=True)
+    prepare(source, tmp_path / "2", ALL, segment_seconds=1)
+    assert contents(tmp_path / "2") == contents(reference[0].folder)
+
+
+def test_another_machine_finished_meanwhile(source, tmp_path, monkeypatch):
+    """It wrote the index and removed the traces between our last segment and our look at all of them."""
+    out = tmp_path / "out"
+    assert prepare_shard(source, out, ALL, shard=(1, 2), segment_seconds=1) is None
+    write = program.write_segment
+
+    def last(*args):
+        done = write(*args)
+        if args[2] == 3:
+            monkeypatch.setattr(program, "write_segment", write)
+            prepare(source, out, ALL, segment_seconds=1)
+        return done
+
+    monkeypatch.setattr(program, "write_segment", last)
+    index = prepare_shard(source, out, ALL, shard=(2, 2), segment_seconds=1, threads=1)
+    assert index is not None and numbers(index) == list(range(200))
+
+
+def test_a_frame_that_cannot_be_read_back_is_not_finished(source, tmp_path, monkeypatch):
+    """A frame that reads as bytes but not as a picture: an error, and nothing is left of the segment."""
+    convert = program.to_record
+
+    def faulty(frame, *args, **settings):
+        record = convert(frame, *args, **settings)
+        return record if frame.time < 3 else record[:40] + bytes(len(record) - 40)
+
+    monkeypatch.setattr(program, "to_record", faulty)
+    with pytest.raises(OSError, match="frames-0000[0-9].array_record.* cannot be read back"):
+        prepare(source, tmp_path / "out", ALL, segment_seconds=1, threads=1)
+    assert {file.name for file in (tmp_path / "out").glob("*.array_record")} <= {
+        f"frames-0000{i}.array_record" for i in range(2)
+    }
+    assert not list((tmp_path / "out").glob(".*")) and not (tmp_path / "out" / "index.json").exists()
+    monkeypatch.undo()
+    assert numbers(prepare(source, tmp_path / "out", ALL, segment_seconds=1)) == list(range(200))
+
+
+def test_contact_sheet(source, reference):
+    sheet = simplejpeg.decode_jpeg((reference[0].folder / "contact.jpg").read_bytes())
+    assert sheet.shape == (4 * 240, 6 * 240, 3)
+    pictures = sheet.reshape(4, 240, 6, 240, 3).swapaxes(1, 2).reshape(24, 240, 240, 3)
+    shown = [number_of(picture) & 0x0FFF for picture in pictures]  # the time is written over the lowest blocks
+    assert shown == np.linspace(0, 199, 24).round().astype(int).tolist()
+    small = prepare(source, reference[0].folder.parent / "few", Settings(every=50))
+    assert simplejpeg.decode_jpeg((small.folder / "contact.jpg").read_bytes()).shape == (240, 4 * 240, 3)
 
 
 def damaged(data: bytes, kind: str) -> bytes:
@@ -151,7 +223,7 @@ def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
     stored = np.rint(index.times * 25).astype(int)
     assert 20 <= len(stored) < 200
     if ending == "mp4":  # the same encoding: equal to the byte
-        assert jpegs(index) == [reference[1][i] for i in stored]
+        assert stored_frames(index) == [reference[1][i] for i in stored]
     assert numbers(index) == stored.tolist()
     lost = np.setdiff1d(np.arange(200) / 25, np.round(index.times, 2))
     inside = [any(a - 1e-6 <= moment < b for a, b in index.dropped) for moment in lost]
@@ -225,6 +297,9 @@ def test_bad_input_is_one_sentence(source, tmp_path, capsys, name):
         (["--output", "OUT", "--every", "two"], "--every"),
         (["--output", "OUT", "--quality", "101"], "--quality 101"),
         (["--output", "OUT", "--short-side", "8"], "--short-side 8"),
+        (["--output", "OUT", "--chroma", "422"], "--chroma 422"),
+        (["--output", "OUT", "--shard", "3/2"], "--shard: 3/2 must be I/N"),
+        (["--output", "OUT", "--shard", "half"], "--shard: half must be I/N"),
         (["--output", "OUT", "--colour"], "--colour"),
     ],
 )
@@ -257,7 +332,7 @@ def test_command_line(source, tmp_path):
         command, cwd=Path(program.__file__).parents[1], capture_output=True, text=True, env=os.environ
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "50 frames of 64x64 (every 4), 8.0 s" in done.stdout
+    assert "50 frames of 64x64 (every 4), 8.0 s" in done.stdout and "contact.jpg" in done.stdout
     index = json.loads((tmp_path / "out" / "street" / "index.json").read_text())
     assert index["name"] == "street" and index["source"]["file"] == "street.mp4"
     assert str(tmp_path) not in json.dumps(index), "the index must not depend on where it was made"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from videos import make_video
 
-from data_prep.video import Settings, prepare
+from data_prep.prepare import Settings, prepare
 from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.ops import keys as rng

@@ -1,0 +1,51 @@
+"""Records that cannot be read at training time: named, counted, and too many of them an error."""
+
+import sys
+import threading
+
+from ssljax.errors import InputError
+
+LEAST = 10  # so many replaced windows say nothing yet about a share
+
+
+class DamagedFrame(InputError):
+    """A stored frame whose bytes are not what was written."""
+
+
+class Damage:
+    """The count of one process: of windows asked for, and of those that were replaced because a frame was damaged.
+
+    share: how many of the windows may be replaced; from the first one on if it is 0, else never fewer than 10 in all.
+    Safe to use from several threads; a copy that is sent to another process counts anew.
+    """
+
+    def __init__(self, share: float):
+        if not 0 <= share <= 1:
+            raise InputError(
+                f"bad_share ({share}) must lie between 0 and 1: the part of the windows that may be damaged"
+            )
+        self.share = share
+        self._lock, self._asked, self._replaced, self._named = threading.Lock(), 0, 0, set[str]()
+
+    def __reduce__(self) -> tuple[type["Damage"], tuple[float]]:
+        return Damage, (self.share,)
+
+    def ask(self) -> None:
+        """Count a window that was asked for."""
+        with self._lock:
+            self._asked += 1
+
+    def replace(self, error: DamagedFrame) -> None:
+        """Count a window that must be replaced, and name its frame once; InputError if there are too many by now."""
+        with self._lock:
+            self._replaced += 1
+            replaced, asked = self._replaced, self._asked
+            new = str(error) not in self._named
+            self._named.add(str(error))
+        if replaced > max(LEAST if self.share else 0, self.share * asked):
+            raise InputError(
+                f"{replaced} of {asked} windows had a damaged frame, more than bad_share ({self.share:g}) allows; "
+                f"the last: {error}"
+            ) from error
+        if new:
+            print(f"ssljax: {error}; another window takes its place ({replaced} of {asked} so far)", file=sys.stderr)
