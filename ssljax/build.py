@@ -51,6 +51,29 @@ class Restored(NamedTuple):
     state: step.TrainState
 
 
+COUNTS = ("batch_size", "epochs", "samples_per_epoch", "accumulate") + (
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_best",
+    "log.every",
+    "loader.threads",
+    "loader.buffer",
+)
+"""Keys of every config whose values must be at least 1."""
+
+
+def check_counts(config: ConfigDict) -> None:
+    """Check the numbers that the loop divides by or counts to.
+
+    Raises:
+        InputError: One is less than 1.
+    """
+    for name in COUNTS:
+        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+        if value < 1:
+            raise InputError(f"config.{name} is {value}; give at least 1.")
+
+
 def plain(config: ConfigDict) -> dict[str, Any]:
     """Return the config as JSON has it: lists for tuples, values for references."""
     return json.loads(json.dumps(config.to_dict()))

@@ -134,6 +134,10 @@ def test_a_bad_loss_stops_with_its_windows_and_keeps_the_last_good_checkpoint(tm
     [
         ({"batch_size": 12}, "multiple of 8"),
         ({"mesh": "fsdp=3"}, "mesh"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"log.every": 0}, "log.every is 0"),
+        ({"checkpoint.every": -1}, "checkpoint.every is -1"),
+        ({"models.head.prototypes": 0}, "prototypes is 0"),
         ({"models.encoder.patch_size": 7}, "patch size 7"),
         ({"objective.objects": 5}, "objects is 5"),
         ({"objective.threshold": "batch", "accumulate": 1, "objective.masks": "magic"}, "masks is 'magic'"),

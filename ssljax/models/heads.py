@@ -57,7 +57,7 @@ class DINOHead(nnx.Module):
         rngs: For the initial weights.
 
     Raises:
-        InputError: If there is no layer.
+        InputError: If there is no layer, or a width is less than 1.
     """
 
     def __init__(
@@ -72,6 +72,9 @@ class DINOHead(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
+        for name, value in {"hidden": hidden, "bottleneck": bottleneck, "prototypes": prototypes}.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}: a head needs at least 1")
         if layers < 1:
             raise InputError(f"layers is {layers}: a head needs at least one")
         self.layers, self.prototypes, self.dtype = layers, prototypes, dtype
