@@ -51,7 +51,11 @@ class Restored(NamedTuple):
     state: step.TrainState
 
 
-COUNTS = ("batch_size", "epochs", "samples_per_epoch", "accumulate") + (
+COUNTS = (
+    "batch_size",
+    "epochs",
+    "samples_per_epoch",
+    "accumulate",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_best",
