@@ -135,6 +135,8 @@ def survey(path: Path) -> Timeline:
 
 def _declared(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[float | None, float]:
     """(duration in seconds, how far it may be wrong): a container's own also covers its sound."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate), 0.0  # its header counts frames; durations are guessed
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), 0.0
     if "DURATION" in stream.metadata:  # Matroska: the time of the end

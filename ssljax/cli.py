@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"ssljax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a file where a folder should be: the message names it
+        print(f"ssljax: {error}; mend that and run the same command again.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ssljax: interrupted.", file=sys.stderr)
         return 130
@@ -152,6 +155,10 @@ def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax import configuration
     from ssljax.report.sheet import show_views
 
+    if options.output.suffix != ".png" or options.samples < 1:
+        raise InputError(
+            f"--output is {options.output} and --samples {options.samples}; give a .png file and at least 1."
+        )
     show_views(configuration.load(options.config, overrides), options.output, samples=options.samples)
     print(f"wrote {options.output}")
 

@@ -101,7 +101,7 @@ class Log:
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._count * self.batch_size / elapsed
         line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}}
-        line |= {"samples_per_second": rate, "data_wait_share": self._waited / elapsed}
+        line |= {"samples_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
         self.bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, {rate:.1f} {self.unit}/s, waiting for data {line['data_wait_share']:.0%}"
         )

@@ -66,14 +66,15 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
         InputError: The folder holds another config's run, or the data under it changed.
     """
     path = workdir / "config.json"
-    if path.exists():
+    saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+    if path.exists() and saved:  # a run that ended before its first checkpoint has nothing to lose
         changed = configuration.differences(json.loads(path.read_text()), config)
         if changed:
             raise InputError(
                 f"{workdir} holds a run of another config: {'; '.join(changed[:5])}. Give the config it was started "
                 "with, or another --workdir."
             )
-    elif (workdir / "checkpoints").exists():
+    elif saved:
         raise InputError(f"{workdir} holds checkpoints but no config.json; give another --workdir.")
     settings = {key: value for key, value in config["checkpoint"].items() if key != "every"}
     multihost_utils.sync_global_devices("the run's folder is checked by all before one writes it")

@@ -88,6 +88,9 @@ def write_report(
     run = build.restore(workdir, step)
     if not isinstance(run.objective, DoRA | DINO):
         raise InputError(f"{workdir} is a run of {type(run.objective).__name__}; reports show those of DoRA and DINO.")
+    missing = [str(link) for link in links if not link.exists()]
+    if missing:
+        raise InputError(f"--link {missing[0]}: no such file; give files that exist.")
     clip = read_clip(run.config.data.to_dict(), video, seconds)
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
@@ -101,10 +104,16 @@ def write_report(
         table=Table(("", "trained", "at random initialisation"), rows),
         notes=[_NOTE],
         figures=[curves, *figures],
-        command=f"ssljax report --workdir {workdir}",
+        command=_command(workdir, step, video, seconds),
         config=run.config.to_dict(),
         links=[(os.path.relpath(link, folder), link.name) for link in links],
     )
+
+
+def _command(workdir: Path, step: int | None, video: Path | None, seconds: Sequence[float] | None) -> str:
+    options = {"--step": step, "--video": video, "--seconds": seconds and " ".join(f"{second:g}" for second in seconds)}
+    given = [f"{name} {value}" for name, value in options.items() if value is not None]
+    return " ".join(["ssljax report --workdir", str(workdir), *given])
 
 
 def _compare(
