@@ -72,7 +72,7 @@ class _Network:
 
         weight, bias = self._take("patch_embed.proj")
         x = self.f.conv2d(pixels, weight, bias, stride=weight.shape[-1])
-        positions = self._positions(tuple(x.shape[2:]), offset, antialias)
+        positions = self._positions((x.shape[2], x.shape[3]), offset, antialias)
         x = x.flatten(2).transpose(1, 2) + positions[:, 1:]
         cls = self.left.pop("cls_token") + positions[:, :1]
         registers = self.left.pop("register_tokens", cls[:, :0])
