@@ -20,14 +20,12 @@ def test_imports_keep_their_order() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_importing_every_module_brings_neither_tensorflow_nor_torch() -> None:
+def test_every_module_imports_where_tensorflow_and_torch_cannot_be() -> None:
     names = sorted(m.name for m in pkgutil.walk_packages(ssljax.__path__, "ssljax.") if "__main__" not in m.name)
-    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"
+    barred = "sys.modules.update(dict.fromkeys(['tensorflow', 'torch', 'transformers', 'wandb']))"
+    code = f"import importlib, sys\n{barred}\nfor name in sys.argv[1:]: importlib.import_module(name)"
     result = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    heavy = {"tensorflow", "torch", "transformers", "wandb"}
-    assert heavy.isdisjoint(result.stdout.split())
-    assert set(names) <= set(result.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["dev", "parity"])
