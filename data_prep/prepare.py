@@ -16,8 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.contact import write_contact
-from data_prep.decode import Timeline, decode, open_video, segments, survey
-from data_prep.picture import Geometry, geometry, to_record
 from data_prep.store import (
     all_segments,
     claim,
@@ -29,7 +27,9 @@ from data_prep.store import (
     write_segment,
 )
 from ssljax.data.index import INDEX, VERSION, VideoIndex, read_index
+from ssljax.data.picture import Geometry, geometry, to_record
 from ssljax.data.tiles import decode as decode_record
+from ssljax.data.video import Timeline, decode, open_video, segments, survey
 from ssljax.errors import InputError
 
 RATE = 6.0  # stored frames a second by default: a twelfth of a gigabyte a minute at 540 pixels, divides the usual gaps

@@ -17,8 +17,8 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_prep.decode import Group, Timeline
 from ssljax.data.index import INDEX
+from ssljax.data.video import Group, Timeline
 from ssljax.errors import InputError
 
 PLAN = "plan.json"

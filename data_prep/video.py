@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_prep.contact import CONTACT
-from data_prep.decode import open_video
 from data_prep.prepare import Settings, prepare_shard
 from ssljax.data.index import VideoIndex
+from ssljax.data.video import open_video
 from ssljax.errors import InputError
 
 

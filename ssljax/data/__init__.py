@@ -1,1 +1,1 @@
-"""Input: prepared video, windows of frames, and the loader that batches them on the host (NumPy and Grain only)."""
+"""Input: video, windows of frames, and the loader that batches them on the host (NumPy, PyAV and Grain only)."""

@@ -46,11 +46,11 @@ class Timeline:
     declared: float | None
     slack: float
 
-    def gop(self, pts: int) -> int:
+    def gop(self, pts: int | np.integer) -> int:
         """The group of pictures that presents time `pts`."""
         return int(np.searchsorted(self.keys, pts, side="right")) - 1
 
-    def seconds(self, pts: int) -> float:
+    def seconds(self, pts: int | np.integer) -> float:
         """Seconds after the first frame, to the microsecond."""
         return round((int(pts) - int(self.pts[0])) * self.tick, 6)
 

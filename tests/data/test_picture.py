@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from data_prep.picture import geometry, to_record
+from ssljax.data.picture import geometry, to_record
 from ssljax.data.tiles import decode
 from ssljax.errors import InputError
 
