@@ -52,6 +52,11 @@ class ViTOutput(NamedTuple):
     layers: tuple[Array, ...]
     probe: Probe | None
 
+    @property
+    def features(self) -> Float[Array, "b d"]:
+        """The image's representation, as every encoder's output has it: here the CLS token."""
+        return self.cls
+
 
 class ViT(nnx.Module):
     """A vision transformer with CLS token and optional registers (Darcet et al. 2024).
