@@ -35,8 +35,9 @@ class TFDSSource:
         if "image" not in info.features:
             raise InputError(f"{dataset} has the features {', '.join(info.features)}, but no image")
         self.where, self.count = f"{info.full_name} ({split})", len(self._records)
-        label = info.features["label"] if "label" in info.features else None
-        self.classes: tuple[str, ...] = tuple(getattr(label, "names", ()))
+        self.classes: tuple[str, ...] = ()
+        if "label" in info.features:
+            self.classes = tuple(info.features["label"].names)
         material = [info.full_name, split, self.count, {k: v.shard_lengths for k, v in info.splits.items()}]
         self.checksum = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
 
