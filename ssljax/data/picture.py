@@ -3,6 +3,7 @@
 Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
@@ -51,8 +52,14 @@ def _even(side: float) -> int:
     return max(2, 2 * round(side / 2))
 
 
-def to_record(frame: av.VideoFrame, shape: Geometry, quality: int, chroma: int = 420) -> bytes:
-    """The record of one frame, 4:2:0 or 4:4:4 by `chroma`.
+def to_record(
+    frame: av.VideoFrame,
+    shape: Geometry,
+    quality: int,
+    chroma: int = 420,
+    redact: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None,
+) -> bytes:
+    """The record of one frame, 4:2:0 or 4:4:4 by `chroma`; `redact` changes its upright planes before they are encoded.
 
     InputError that names what is not supported: another size, interlacing, HDR.
     """
@@ -74,7 +81,8 @@ def to_record(frame: av.VideoFrame, shape: Geometry, quality: int, chroma: int =
     y, u, v = _to_jfif(
         y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range
     )
-    return encode([np.rot90(plane, shape.turns) for plane in (y, u, v)], quality)
+    planes = [np.rot90(plane, shape.turns) for plane in (y, u, v)]
+    return encode(redact(planes) if redact else planes, quality)
 
 
 def _planar(frame: av.VideoFrame) -> av.VideoFrame:
