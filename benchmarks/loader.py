@@ -2,9 +2,9 @@
 
     python -m benchmarks.loader [VIDEO] [--4k]
 
-Without VIDEO it renders one of 24 s in 1920x1080, with --4k one of 96 s in 3840x2160. The released algorithm opens the file
-anew for each window and reads the times of all its packets, as a new decord reader does, then gets each frame that it
-needs: decodes on from the last one, or from the keyframe before it where that is further on; cuts and resizes. Both
+Without VIDEO it renders one of 24 s in 1920x1080, with --4k one of 96 s in 3840x2160. The released algorithm opens the
+file anew for each window and reads the times of all its packets, as a new decord reader does, then gets each frame that
+it needs: decodes on from the last one, or from the keyframe before it where that is further on; cuts and resizes. Both
 give the same windows: 8 frames, --gap seconds apart (2 by default, 60 frames of 30 a second), on a 300 pixel canvas.
 One thread each, one after the other in turn.
 
@@ -55,9 +55,10 @@ def render(path: Path, seconds: int, size: tuple[int, int]) -> Path:
     return path
 
 
-def released(video: Path, where: dict, scale: float, seen: Callable[[np.ndarray], None] | None = None) -> np.ndarray:
-    """One window: open, read all packets' times, get each frame, cut, resize. `seen` is told each original crop."""
-    frames = []
+def released(
+    video: Path, where: dict, scale: float, seen: Callable[[av.VideoFrame, np.ndarray], None] | None = None
+) -> None:
+    """One window: open, read all packets' times, get each frame, cut, resize. `seen` is told frames and canvases."""
     top, left, h, w = (round(side * scale) for side in where["box"])
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
@@ -66,24 +67,30 @@ def released(video: Path, where: dict, scale: float, seen: Callable[[np.ndarray]
         times = sorted(pts for pts, _ in packets)
         keys = np.array(sorted(pts for pts, is_key in packets if is_key))
         decoded, last = iter(()), times[0] - 1
-        for moment in where["times"]:
+        for i, moment in enumerate(where["times"]):
             wanted = times[0] + round(moment / stream.time_base)
             key = keys[max(np.searchsorted(keys, wanted + 1, "right") - 1, 0)]
-            if not frames or key > last:
+            if not i or key > last:
                 container.seek(int(key), stream=stream)
                 decoded = container.decode(stream)
             frame = next(frame for frame in decoded if frame.pts >= wanted - 1)
             last = frame.pts
             crop = frame.to_ndarray(format="rgb24")[top : top + h, left : left + w]
-            frames.append(cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR))
+            canvas = cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
             if seen:
-                seen(crop)
-    return np.stack(frames)
+                seen(frame, canvas)
+
+
+def luma(frame: av.VideoFrame) -> np.ndarray:
+    """The luma of a video frame of 8 bits, 0 to 255, as it is stored: no conversion between."""
+    plane = frame.planes[0]
+    y = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    return y.astype(np.float32) if frame.color_range == ColorRange.JPEG else (y - np.float32(16)) * (255 / 219)
 
 
 def psnr(canvas: np.ndarray, reference: np.ndarray) -> float:
-    """Of the luma, in decibels."""
-    return float(10 * np.log10(255**2 / np.mean(((canvas.astype(float) - reference) @ LUMA) ** 2)))
+    """Of the luma of an RGB canvas, in decibels."""
+    return float(10 * np.log10(255**2 / np.mean((canvas @ LUMA - reference) ** 2)))
 
 
 def throughput(windows: Windows, position: int, count: int, threads: int) -> float:
@@ -98,25 +105,40 @@ def throughput(windows: Windows, position: int, count: int, threads: int) -> flo
 
 
 def alternate(video: Path, windows: Windows, rounds: int) -> None:
-    """Print the ratio and the quality: one window of the released algorithm, 20 of ours, and so on."""
-    with av.open(str(video)) as container:
-        scale = container.streams.video[0].height / windows.indexes[0].height
-    ours, theirs, quality = [], [], []
+    """Print the ratio: one window of the released algorithm, 20 of ours, and so on."""
+    scale = _scale(video, windows)
+    ours, theirs = [], []
     for position in range(rounds):
         where = windows.describe(position)
         began = time.perf_counter()
         released(video, where, scale)
         theirs.append(time.perf_counter() - began)
         ours.append(1 / throughput(windows, 20 * position, 20, threads=1))
-        if position < 2:  # apart from the timing: the area mean costs as much again
-            crops: list[np.ndarray] = []
-            canvas = released(video, where, scale, crops.append)
-            area = np.stack([cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for crop in crops])
-            quality.append((psnr(windows[position]["frames"], area), psnr(canvas, area)))
     print(f"windows/s on one thread: released algorithm {1 / np.mean(theirs):.3f}, prepared {1 / np.mean(ours):.1f}")
     print(f"ratio: {np.mean(theirs) / np.mean(ours):.0f}")
-    mine, other = np.mean(quality, axis=0)
-    print(f"luma PSNR against the original's area mean: prepared {mine:.1f} dB, released sampling {other:.1f} dB")
+
+
+def quality(video: Path, folder: Path, count: int) -> None:
+    """Print the luma PSNR of both canvases against the area mean of the original luma, the mean over `count` frames."""
+    windows = Windows(video=folder, frames=1, gap=1.0, size=SIZE)
+    scale, found = _scale(video, windows), []
+    for position in range(count):
+        where, canvas = windows.describe(position), windows[position]["frames"][0]
+        top, left, h, w = (round(side * scale) for side in where["box"])
+
+        def compare(frame: av.VideoFrame, other: np.ndarray) -> None:
+            crop = luma(frame)[top : top + h, left : left + w]  # noqa: B023  called before the next round
+            area = cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            found.append((psnr(canvas, area), psnr(other, area)))  # noqa: B023
+
+        released(video, where, scale, compare)
+    ours, theirs = np.mean(found, axis=0)
+    print(f"luma PSNR against the original's area mean: prepared {ours:.1f} dB, released sampling {theirs:.1f} dB")
+
+
+def _scale(video: Path, windows: Windows) -> float:
+    with av.open(str(video)) as container:
+        return container.streams.video[0].height / windows.indexes[0].height
 
 
 def _rss() -> float:
@@ -149,6 +171,7 @@ def measure(video: Path, folder: Path, rounds: int, gap: float, soak: int) -> No
     print(f"{index.duration:.0f} s of video, {len(index.times)} frames of {index.width}x{index.height} stored, "
           f"{size / index.duration * 3600 / 1e9:.2f} GB per hour of video")  # fmt: skip
     alternate(video, windows, rounds)
+    quality(video, folder, 4 * rounds)
     one = throughput(windows, 0, 200, 1)
     for threads in range(1, (os.cpu_count() or 1) + 1):
         rate = throughput(windows, 0, 200, threads)
