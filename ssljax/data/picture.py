@@ -54,13 +54,11 @@ def _even(side: float) -> int:
 def to_record(frame: av.VideoFrame, shape: Geometry, quality: int, chroma: int = 420) -> bytes:
     """The record of one frame, 4:2:0 or 4:4:4 by `chroma`.
 
-    InputError that names what is not supported: another size, interlacing, HDR.
+    InputError that names what is not supported: another size, HDR.
     """
     if (frame.width, frame.height) != shape.source:
         was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
         raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
-    if frame.interlaced_frame:
-        raise InputError("the video is interlaced: deinterlace it first (ffmpeg -vf bwdif)")
     if frame.color_trc in _HDR:
         raise InputError(
             f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)"

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from ssljax.data.deinterlace import deinterlace
 from ssljax.errors import InputError
 
 # These codecs have packets that are never shown, so that a packet without a frame is no damage.
@@ -24,6 +25,7 @@ _WITH_HIDDEN_FRAMES = {"vp8", "mpeg4"}
 # A group of pictures: its number, its wanted frames as (pts, converted frame) or None where it is damaged, and how many
 # frames it has in all.
 Group = tuple[int, list[tuple[int, bytes]] | None, int]
+Timed = tuple[int, av.VideoFrame]  # a frame and its presentation time
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def decode(
     convert: Callable[[av.VideoFrame], bytes],
     stop: Callable[[], bool],
 ) -> Iterator[Group]:
-    """Decode GOPs first <= g < end; yield them in order, with the `wanted` frames converted.
+    """Decode GOPs first <= g < end; yield them in order, with the `wanted` frames deinterlaced and converted.
 
     Ends early, in the middle, when `stop()`.
     """
@@ -183,7 +185,7 @@ def decode(
     seen = dict.fromkeys(range(first, end), 0)
     bad = set(timeline.damaged)
     ready, last = first, None
-    for pts, frame in _frames(timeline, first, end, bad):
+    for before, (pts, frame), after in _with_neighbours(_frames(timeline, first, end, bad)):
         if stop():
             return
         g = timeline.gop(pts)
@@ -197,10 +199,22 @@ def decode(
             bad.update(_touched(timeline, pts))
         last = pts
         if pts in wanted and g not in bad:
+            if frame.interlaced_frame:
+                beside = (other[1] if other and timeline.gop(other[0]) == g else None for other in (before, after))
+                frame = deinterlace(frame, *beside)  # only of its own GOP, which is dropped whole
             stored[g].append((pts, convert(frame)))
     while ready < end:
         yield _verdict(timeline, ready, stored.pop(ready), seen[ready], expected, bad)
         ready += 1
+
+
+def _with_neighbours(frames: Iterator[Timed]) -> Iterator[tuple[Timed | None, Timed, Timed | None]]:
+    """Each frame with the one before it and the one after it."""
+    before, frame = None, next(frames, None)
+    while frame is not None:
+        after = next(frames, None)
+        yield before, frame, after
+        before, frame = frame, after
 
 
 def _verdict(
@@ -211,7 +225,7 @@ def _verdict(
     return g, frames if whole and g not in bad else None, count
 
 
-def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator[Timed]:
     """(pts, frame) in order of presentation, at least from keyframe `first` to before `end`; errors go to `bad`.
 
     A packet's frames come out later than its errors, so that a GOP's errors are known before the next GOP's frames.
@@ -220,7 +234,7 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
     last_key = int(timeline.keys[end]) if end < len(timeline.keys) else None
     previous = None
     with container:
-        decoder, key_passed = stream.codec_context, False
+        key_passed = False
         for packet in packets:
             time = packet.pts if packet.pts is not None else packet.dts
             if packet.size and last_key is not None and time is not None:
@@ -228,18 +242,19 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
                 if key_passed and time >= last_key:
                     break
                 key_passed |= time == last_key
-            yield from _decode_packet(timeline, decoder, packet if packet.size else None, time, bad)
+            yield from _decode_packet(timeline, stream, packet if packet.size else None, time, bad)
             previous = packet
         if previous is None or previous.size:
-            yield from _decode_packet(timeline, decoder, None, None, bad)
+            yield from _decode_packet(timeline, stream, None, None, bad)
 
 
 def _decode_packet(
-    timeline: Timeline, decoder: av.VideoCodecContext, packet: av.Packet | None, time: int | None, bad: set[int]
-) -> Iterator[tuple[int, av.VideoFrame]]:
+    timeline: Timeline, stream: av.VideoStream, packet: av.Packet | None, time: int | None, bad: set[int]
+) -> Iterator[Timed]:
     try:
-        for frame in decoder.decode(packet):
+        for frame in stream.codec_context.decode(packet):
             if frame.pts is not None:
+                frame.time_base = stream.time_base  # the last frames come without
                 yield frame.pts, frame
     except av.EOFError:
         return
