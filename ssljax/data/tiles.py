@@ -1,10 +1,10 @@
 """A stored frame: JPEG tiles, so that a crop is read without decoding what lies around it.
 
-A record holds a list of ends (uint32, little-endian, counted from the end of this list), then what they are ends of: the
-JPEG header that the tiles share, up to the height and width (which differ, and follow from the frame's size) and after
-them, and, row by row, the rest of each tile's JPEG. The tiles' edges lie on multiples of 16 pixels, the blocks of a
-4:2:0 JPEG, so that each tile is exactly the part that it would be of one large JPEG; only where a decoder smooths chroma
-between blocks does it not look over an edge.
+A record holds a list of ends (uint32, little-endian, counted from the end of this list), then what they are ends of:
+the JPEG header that the tiles share, up to the height and width (which differ, and follow from the frame's size) and
+after them, and, row by row, the rest of each tile's JPEG. The tiles' edges lie on multiples of 16 pixels, the blocks
+of a 4:2:0 JPEG, so that each tile is exactly the part that it would be of one large JPEG; only where a decoder smooths
+chroma between blocks does it not look over an edge.
 """
 
 import struct
