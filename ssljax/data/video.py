@@ -20,7 +20,8 @@ from ssljax.errors import InputError
 
 # These codecs have packets that are never shown, so that a packet without a frame is no damage.
 _WITH_HIDDEN_FRAMES = {"vp8", "mpeg4"}
-
+# What MP4 calls Dolby Vision without a picture for other players; its colours (IPT) have no name in the stream.
+_DOLBY_VISION, _UNSPECIFIED = {"dvh1", "dvhe", "dav1", "dva1", "dvav"}, 2
 
 # A group of pictures: its number, its wanted frames as (pts, converted frame) or None where it is damaged, and how many
 # frames it has in all.
@@ -91,6 +92,12 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
         sound = ", only sound" if container.streams.audio else ""
         container.close()
         raise InputError(f"{path} holds no video{sound}")
+    decoder = streams[0].codec_context
+    if decoder.codec_tag in _DOLBY_VISION and decoder.color_trc == _UNSPECIFIED:
+        container.close()
+        raise InputError(
+            f"{path} is Dolby Vision in colours of its own (profile 5): convert it to HLG, PQ or SDR first"
+        )
     return container, streams[0]
 
 
