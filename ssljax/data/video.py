@@ -6,6 +6,7 @@ one), and a GOP is dropped whole after any error, any corrupt flag, any frame th
 decoder can see stays unseen: a flipped bit that still reads as a picture, a lost end that the container never promised.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -110,22 +111,19 @@ def survey(path: Path) -> Timeline:
     damaged: set[int] = set()
     with container:
         tick = float(stream.time_base or 0)
-        try:
-            for packet in container.demux(stream):
-                time = packet.pts if packet.pts is not None else packet.dts
-                if not packet.size or time is None:
-                    continue
-                if packet.is_keyframe:
-                    keys.append(time)
-                    leading.append(False)
-                elif keys and time < keys[-1]:
-                    leading[-1] = True
-                if packet.is_corrupt:
-                    damaged.add(time)
-                if not packet.is_discard:  # outside an edit list
-                    pts.append(time)
-        except av.FFmpegError:
-            pass  # the rest cannot be read: what is missing is told by the declared duration
+        for packet in _readable(container.demux(stream)):
+            time = packet.pts if packet.pts is not None else packet.dts
+            if not packet.size or time is None:
+                continue
+            if packet.is_keyframe:
+                keys.append(time)
+                leading.append(False)
+            elif keys and time < keys[-1]:
+                leading[-1] = True
+            if packet.is_corrupt:
+                damaged.add(time)
+            if not packet.is_discard:  # outside an edit list
+                pts.append(time)
         declared, slack = _declared(container, stream)
         codec = stream.codec_context.name
     if not keys or not pts:
@@ -291,7 +289,9 @@ def _seek(timeline: Timeline, first: int) -> tuple[av.container.InputContainer, 
 
 
 def _readable(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    try:
+    """The packets until the first that cannot be read; what is missing then is told by the declared duration.
+
+    PyAV ends in an IndexError where damage in MPEG-TS makes it believe in a stream that was not there at first.
+    """
+    with contextlib.suppress(av.FFmpegError, IndexError):
         yield from packets
-    except av.FFmpegError:
-        return  # the same place at which the survey ended
