@@ -27,6 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "size": 300,
             "scale": (0.2, 1.0),
             "seconds": (None, None),
+            "reuse": 1,
             "bad_share": 0.001,
         }
     )

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from ssljax import build, configuration, mesh, step
 from ssljax.checkpoint import Checkpoints, Record
-from ssljax.data.loader import load
+from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.log import Log, is_finite
 
@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
     build.check_contract(objective, data)
+    loader.check(data, config.batch_size, config.loader.workers)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
@@ -107,7 +108,7 @@ def _loop(
     """Run the updates that are left, saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
-    batches = load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
+    batches = loader.load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
     log = Log(
         workdir,
         start=done,
