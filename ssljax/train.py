@@ -137,12 +137,13 @@ def _loop(
         settle(0)
         checkpoints.save(done, state, Record(done * size, data.checksum, plain), metrics)
 
-    with log, batches, Stop() as stop:
+    with log, batches, mesh.Ahead(devices, batches, size) as ahead, Stop() as stop:
         while done < total and not stop.requested(log.every, done):
+            if not ahead.ready:
+                settle(0)  # from here on the devices have nothing to do: what follows is time lost to the data
             asked = time.monotonic()
-            batch = next(batches)
+            batch = next(ahead)
             waited = time.monotonic() - asked
-            batch = mesh.to_mesh(devices, batch, size)
             with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
                 state, values = update(state, batch)
             done += 1
