@@ -18,8 +18,8 @@ class Frames:
         video: As in `Windows`.
         size: Side of the square canvas in pixels.
         seed: Of order and crops.
-        options: The other arguments of `Windows` (`weights`, `seconds`, `stride`, `scale`, `ratio`, `reuse`,
-            `antialias`, `bad_share`).
+        options: The other arguments of `Windows` (`source`, `stream`, `weights`, `seconds`, `stride`, `scale`, `ratio`,
+            `reuse`, `antialias`, `bad_share`).
     """
 
     def __init__(
@@ -41,6 +41,15 @@ class Frames:
         """Return the samples at `positions`, all of one group; see `Windows.read`."""
         windows = self._windows.read(positions)
         return [{"image": window["frames"][0], "position": window["position"]} for window in windows]
+
+    @property
+    def in_process(self) -> bool:
+        """Return whether it cannot be read in worker processes; see `Windows`."""
+        return self._windows.in_process
+
+    def close(self) -> None:
+        """Stop what decodes in the background; see `Windows`."""
+        self._windows.close()
 
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the frame lies; see `Windows.describe`."""

@@ -137,9 +137,9 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         """Stop the threads and workers; the iterator cannot be used afterwards."""
         if self._error is None:
             self._error = ValueError("the loader is closed")
-        self._batches.close()
         if self._on_close is not None:
             self._on_close()
+        self._batches.close()
 
     def __enter__(self) -> "Batches":
         return self

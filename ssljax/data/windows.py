@@ -3,7 +3,8 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy as np
 from ssljax.data.crops import Number, Pair, crop_box, cut
 from ssljax.data.damage import Damage, DamagedFrame
 from ssljax.data.index import VideoIndex, combined_checksum, find_videos
-from ssljax.data.order import Order
+from ssljax.data.order import BlockOrder, Order
+from ssljax.data.recording import Settings
 from ssljax.data.records import Records, nearest
+from ssljax.data.stream import open_streams
 from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
+SOURCES = ("records", "stream", "device")
 Span = Sequence[Number | None]  # (first, end) in seconds
 
 
@@ -23,6 +27,8 @@ class Windows:
     """Windows of `frames` frames, `gap` seconds apart, from one or several prepared videos: infinite, random access.
 
     video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
+    source: "records" reads prepared videos as they lie on the disk; "stream" takes original video files instead and
+        decodes them in order (stream.py).
     size: the side of the square canvas in pixels. A random box of the frame, a part `scale` (smallest, largest) of its
         area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
         `ratio=None` takes the largest centred square of the frame instead.
@@ -33,6 +39,7 @@ class Windows:
     reuse: how many windows in a row show the same frames, each its own box. They are decoded once where they are read
         together, which is faster and makes a batch less varied; an epoch is so many times longer.
     antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
+    stream: `every`, `short_side`, `quality` and `chroma` of source "stream", as the preparation has them.
     bad_share: the part of the windows that may have a damaged frame. Such a window is replaced by another one of its
         video, the frame is named on standard error, and beyond this share (and 10 windows) InputError ends the run.
 
@@ -50,6 +57,7 @@ class Windows:
         gap: Number,
         size: int,
         seed: int = 0,
+        source: str = "records",
         weights: Sequence[Number] | None = None,
         seconds: Span | None = None,
         stride: Number | None = None,
@@ -57,17 +65,42 @@ class Windows:
         ratio: Pair | None = (3 / 4, 4 / 3),
         reuse: int = 1,
         antialias: bool = True,
+        stream: Mapping[str, Any] | None = None,
         bad_share: Number = 0.001,
     ):
         _check_arguments(frames, gap, size, seconds, stride, scale, ratio, reuse)
+        if source not in SOURCES:
+            raise InputError(f"source is {source!r}; give one of {', '.join(SOURCES)}")
         self.frames, self.gap, self.size, self.seed, self.reuse = frames, float(gap), size, seed, reuse
         self.scale, self.ratio, self.antialias = tuple(scale), ratio and tuple(ratio), antialias
-        self.indexes = find_videos(video)
-        self._records = [Records(index) for index in self.indexes]
+        self.source, self._blocks = source, None
+        settings = Settings(**(stream or {}))
+        self._records: Sequence[Records]
+        self._order: Order | BlockOrder
+        if source == "stream":
+            self.indexes, self._records, self._blocks = open_streams(video, settings, (frames - 1) * gap)
+        else:
+            self.indexes = _prepared(video)
+            self._records = [Records(index) for index in self.indexes]
         self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
-        self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
+        if source == "stream":
+            if weights is not None:
+                raise InputError("weights need data.source=records: a stream reads its videos one after the other")
+            self._order = BlockOrder(_blocks(self.indexes, self.starts), seed=seed)
+        else:
+            self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
         self._damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it cannot be read in worker processes, each of which would decode all."""
+        return self._blocks is not None
+
+    def close(self) -> None:
+        """Stop what decodes in the background; a stream cannot be read afterwards."""
+        if self._blocks is not None:
+            self._blocks.close()
 
     @property
     def windows(self) -> int:
@@ -112,11 +145,11 @@ class Windows:
         return canvases, video, numbers, boxes
 
     def _frames(self, group: int, attempt: int) -> tuple[int, np.ndarray]:
-        """(video, frame numbers) at a place in the global order; at a later attempt from a random start of the same."""
+        """(video, frame numbers) at a place in the global order; later attempts take another start near it."""
         video, start = self._order[group]
         index, starts = self.indexes[video], self.starts[video]
         if attempt:
-            start = int(self._random(group, 1, attempt).integers(len(starts)))
+            start = self._order.another(group, self._random(group, 1, attempt))
         return video, nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
 
     def _box(self, position: int, attempt: int, video: int) -> Box:
@@ -125,6 +158,25 @@ class Windows:
 
     def _random(self, number: int, use: int, attempt: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, number], counter=[0, 0, use, attempt]))
+
+
+def _prepared(video: str | os.PathLike | Sequence[str | os.PathLike]) -> list[VideoIndex]:
+    for place in [video] if isinstance(video, (str, os.PathLike)) else video:
+        if Path(place).is_file():
+            raise InputError(
+                f"{place} is a file: prepare it (ssljax prepare video {place} --output DIR) and name DIR, or read the "
+                "file itself with --config.data.source=stream"
+            )
+    return find_videos(video)
+
+
+def _blocks(indexes: Sequence[VideoIndex], starts: Sequence[np.ndarray]) -> list[tuple[int, int, int]]:
+    """(video, first start, end of its starts) of each segment of each video."""
+    blocks = []
+    for video, index in enumerate(indexes):
+        ends = np.searchsorted(starts[video], np.cumsum([0] + [segment.frames for segment in index.segments]))
+        blocks += [(video, int(a), int(b)) for a, b in itertools.pairwise(ends)]
+    return blocks
 
 
 def _check_arguments(
