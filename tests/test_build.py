@@ -1,8 +1,10 @@
 """From config to objects: every key is used, every packaged recipe runs, and a user's own parts are found."""
 
 import functools
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -33,6 +35,19 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     assert restored.config.to_dict() == ConfigDict(build.plain(config)).to_dict()
     encoder = restored.objective.encoders(restored.state.params, restored.state.state)["image"]
     assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).cls).all()
+
+
+@pytest.mark.parametrize("source", ["stream"])
+@pytest.mark.parametrize("recipe", ["dora", "dino"])
+def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
+    """The run that lost its last checkpoint does that update again, on the same windows."""
+    video = prepared.parents[1] / "clip.mp4" if source == "stream" else prepared
+    given = [f"--config.data.video={video}", f"--config.data.source={source}", "--config.checkpoint.every=1"]
+    config = configuration.load(f"configs/{recipe}.py:smoke", given)
+    whole = train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert int(build.restore(tmp_path).state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, train(config, tmp_path), whole)
 
 
 def sections(config, prefix=""):
