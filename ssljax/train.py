@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
     build.check_contract(objective, data)
+    evaluation = build.evaluation(config, objective, devices)
     loader.check(data, config.batch_size, config.loader.workers)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
@@ -55,7 +56,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
             else:
                 state = checkpoints.restore(latest, abstract)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints)
+            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints, evaluation)
         finally:
             checkpoints.close()
 
@@ -104,8 +105,9 @@ def _loop(
     data: Any,
     devices: jax.sharding.Mesh,
     checkpoints: Checkpoints,
+    evaluation: Any,
 ) -> step.TrainState:
-    """Run the updates that are left, saving as configured."""
+    """Run the updates that are left, evaluating and saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
     batches = loader.load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
@@ -118,6 +120,7 @@ def _loop(
         schedules=build.schedules(config),
         config=plain,
         writes=jax.process_index() == 0,
+        also=config.evaluate.every,
         **config.log.to_dict(),
     )
     in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
@@ -147,6 +150,10 @@ def _loop(
             with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
                 state, values = update(state, batch)
             done += 1
+            if evaluation.due(done, total):
+                jax.block_until_ready(values)
+                with log.paused():
+                    values |= evaluation(state.params, state.state)
             in_flight.append((done, values, waited))
             settle(_IN_FLIGHT)
             if done % config.checkpoint.every == 0 and done < total:
