@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -145,9 +146,8 @@ def _distribute(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from data_prep import images, video, walking_tours
-
-    code = {"video": video.main, "images": images.main, "walking-tours": walking_tours.main}[options.kind](options.rest)
+    program = importlib.import_module(f"data_prep.{options.kind.replace('-', '_')}")
+    code = program.main(options.rest)
     if code:
         raise SystemExit(code)
 

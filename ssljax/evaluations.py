@@ -27,7 +27,7 @@ def evaluate_knn(
     batch_size: int = 256,
     baselines: bool = False,
 ) -> str:
-    """Classify `test` by its nearest neighbours in `train`; write evaluate/knn.json to the run's folder, return a table.
+    """Classify `test` by its nearest neighbours in `train`; write evaluate/knn.json into the run and return a table.
 
     Args:
         workdir: Of the run.

@@ -38,7 +38,8 @@ def config_of(data, *overrides):
     config.models.encoder.update(width=32, depth=1)
     config.models.head.update(prototypes=32, hidden=16, bottleneck=8)
     config.optimizer.learning_rate.warmup_epochs = 0
-    config.views.locals = 1
+    config.views.locals = 0  # quicker to compile
+    config.checkpoint.every = 3
     config.log.update(every=5, tensorboard=False)
     return config
 
@@ -95,13 +96,11 @@ def test_the_verb_agrees_with_the_run_and_with_features_by_hand(data, runs, caps
     assert knn(encode, *pair, make_mesh()) == pytest.approx(last, abs=1e-6)
 
 
-def test_an_older_checkpoint_and_another_size(data, tmp_path, capsys):
-    config = config_of(data)
-    config.checkpoint.every = 3
-    train(config, tmp_path)
+def test_an_older_checkpoint_and_another_size(data, runs):
+    workdir = runs[1][0]
     arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--step", "3", "--size", "40"]
-    assert main(["evaluate", "knn", "--workdir", str(tmp_path), *arguments]) == 0
-    record = json.loads((tmp_path / "evaluate" / "knn.json").read_text())
+    assert main(["evaluate", "knn", "--workdir", str(workdir), *arguments]) == 0
+    record = json.loads((workdir / "evaluate" / "knn.json").read_text())
     assert (record["step"], record["size"], list(record["results"])) == (3, 40, ["trained"])
 
 
