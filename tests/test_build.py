@@ -37,7 +37,7 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).cls).all()
 
 
-@pytest.mark.parametrize("source", ["stream"])
+@pytest.mark.parametrize("source", ["stream", "device"])
 @pytest.mark.parametrize("recipe", ["dora", "dino"])
 def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
     """The run that lost its last checkpoint does that update again, on the same windows."""

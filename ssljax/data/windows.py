@@ -1,5 +1,6 @@
 """Windows of frames from prepared videos, cut to a square canvas, one for each position of a global order."""
 
+import functools
 import itertools
 import math
 import os
@@ -15,6 +16,7 @@ from ssljax.data.index import VideoIndex, combined_checksum, find_videos
 from ssljax.data.order import BlockOrder, Order
 from ssljax.data.recording import Settings
 from ssljax.data.records import Records, nearest
+from ssljax.data.resident import Plans
 from ssljax.data.stream import open_streams
 from ssljax.data.tiles import Box
 from ssljax.errors import InputError
@@ -28,7 +30,8 @@ class Windows:
 
     video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
     source: "records" reads prepared videos as they lie on the disk; "stream" takes original video files instead and
-        decodes them in order (stream.py).
+        decodes them in order (stream.py); "device" is for a loop that cuts windows on the accelerator (resident.py),
+        and reads records elsewhere.
     size: the side of the square canvas in pixels. A random box of the frame, a part `scale` (smallest, largest) of its
         area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
         `ratio=None` takes the largest centred square of the frame instead.
@@ -92,6 +95,11 @@ class Windows:
         self._damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
 
+    @functools.cached_property
+    def plans(self) -> Plans | None:
+        """What puts the frames of source "device" on the devices, and says where windows lie in them."""
+        return Plans(self, image=False) if self.source == "device" else None
+
     @property
     def in_process(self) -> bool:
         """Whether it cannot be read in worker processes, each of which would decode all."""
@@ -128,6 +136,19 @@ class Windows:
         index = self.indexes[video]
         return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
 
+    def plan(self, position: int) -> tuple[int, np.ndarray, Box]:
+        """(video, frame numbers, box) of a window, before it is known whether a frame is damaged."""
+        video, numbers = self._frames(position // self.reuse, 0)
+        return video, numbers, self._box(position, 0, video)
+
+    def frames_used(self, video: int) -> np.ndarray:
+        """The numbers of the stored frames that any window of a video uses, rising."""
+        return np.unique(self._numbers(video, np.arange(len(self.starts[video]))))
+
+    def decode(self, video: int, number: int) -> np.ndarray:
+        """A stored frame: RGB uint8 [h, w, 3]. DamagedFrame if it cannot be read."""
+        return self._records[video].decode(number)
+
     def _read(self, positions: Sequence[int]) -> tuple[list[np.ndarray], int, np.ndarray, list[Box]]:
         """(canvases, video, frame numbers, boxes) of the first try that meets no damaged frame."""
         self._damage.ask()
@@ -147,10 +168,15 @@ class Windows:
     def _frames(self, group: int, attempt: int) -> tuple[int, np.ndarray]:
         """(video, frame numbers) at a place in the global order; later attempts take another start near it."""
         video, start = self._order[group]
-        index, starts = self.indexes[video], self.starts[video]
         if attempt:
             start = self._order.another(group, self._random(group, 1, attempt))
-        return video, nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
+        return video, self._numbers(video, start)
+
+    def _numbers(self, video: int, start: int | np.ndarray) -> np.ndarray:
+        """The numbers of a window's frames, or of several windows' [windows, frames]."""
+        times = self.indexes[video].times
+        first = times[self.starts[video][start]]
+        return nearest(times, first[..., None] + self.gap * np.arange(self.frames))
 
     def _box(self, position: int, attempt: int, video: int) -> Box:
         index = self.indexes[video]
