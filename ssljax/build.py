@@ -65,17 +65,21 @@ COUNTS = (
 )
 """Keys of every config whose values must be at least 1."""
 
+NUMBERS = ("seed", "loader.workers")
+"""Keys of every config whose values must be at least 0."""
+
 
 def check_counts(config: ConfigDict) -> None:
     """Check the numbers that the loop divides by or counts to.
 
     Raises:
-        InputError: One is less than 1.
+        InputError: One is less than 1, or than 0.
     """
-    for name in COUNTS:
-        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-        if value < 1:
-            raise InputError(f"config.{name} is {value}; give at least 1.")
+    for least, names in ((1, COUNTS), (0, NUMBERS)):
+        for name in names:
+            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+            if not value >= least:
+                raise InputError(f"config.{name} is {value}; give at least {least}.")
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -119,7 +119,13 @@ def test_bad_overrides_are_told_in_one_line(override, message):
 
 @pytest.mark.parametrize(
     ("location", "message"),
-    [("configs/nothing.py", "no such file"), ("configs/dora.py:huge", "variants"), ("checked", "no get_config")],
+    [
+        ("configs/nothing.py", "no such file"),
+        ("/", "no such file"),
+        (".", "no such file"),
+        ("configs/dora.py:huge", "variants"),
+        ("checked", "no get_config"),
+    ],
 )
 def test_bad_configs_are_told(location, message):
     with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ from ssljax.data.order import BlockOrder, Order
 from ssljax.data.recording import Settings
 from ssljax.data.records import Records, nearest
 from ssljax.data.resident import Plans
-from ssljax.data.stream import open_streams
+from ssljax.data.stream import Blocks, open_streams
 from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
@@ -74,12 +74,15 @@ class Windows:
         _check_arguments(frames, gap, size, seconds, stride, scale, ratio, reuse)
         if source not in SOURCES:
             raise InputError(f"source is {source!r}; give one of {', '.join(SOURCES)}")
+        if source == "stream" and weights is not None:
+            raise InputError("weights need data.source=records: a stream reads its videos one after the other")
         self.frames, self.gap, self.size, self.seed, self.reuse = frames, float(gap), size, seed, reuse
         self.scale, self.ratio, self.antialias = tuple(scale), ratio and tuple(ratio), antialias
-        self.source, self._blocks = source, None
-        settings = Settings(**(stream or {}))
+        self.source = source
+        self._blocks: Blocks | None = None
         self._records: Sequence[Records]
         self._order: Order | BlockOrder
+        settings = Settings(**(stream or {}))
         if source == "stream":
             self.indexes, self._records, self._blocks = open_streams(video, settings, (frames - 1) * gap)
         else:
@@ -87,8 +90,6 @@ class Windows:
             self._records = [Records(index) for index in self.indexes]
         self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
         if source == "stream":
-            if weights is not None:
-                raise InputError("weights need data.source=records: a stream reads its videos one after the other")
             self._order = BlockOrder(_blocks(self.indexes, self.starts), seed=seed)
         else:
             self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
@@ -112,7 +113,7 @@ class Windows:
 
     @property
     def windows(self) -> int:
-        """How many different windows there are: an epoch without weights."""
+        """How many different windows there are, but for their boxes: an epoch without weights and reuse."""
         return sum(len(starts) for starts in self.starts)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
