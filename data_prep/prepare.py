@@ -7,13 +7,16 @@ machines share one.
 import functools
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
+import av
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.blur import Blur
 from data_prep.contact import write_contact
 from data_prep.store import (
     all_segments,
@@ -45,12 +48,14 @@ def prepare(
     allow_damage: bool = False,
     segment_seconds: float = SEGMENT_SECONDS,
     progress: bool = False,
+    redact: Blur | None = None,
 ) -> VideoIndex:
     """Prepare one video into the folder `output`; continue an unfinished preparation, return a finished one as it is.
 
     Raises InputError, leaving all files as they are, if the video cannot be used (one sentence says why) or if `output`
     holds something else: another video, another setting, other files. A video that is shorter than its container
-    promises is refused unless `allow_damage`; damage inside is dropped, and told by the index.
+    promises is refused unless `allow_damage`; damage inside is dropped, and told by the index. `redact` blurs what must
+    not be recognised, before a frame is encoded; the index tells that under settings["blur"].
     """
     index = prepare_shard(
         video,
@@ -60,6 +65,7 @@ def prepare(
         allow_damage=allow_damage,
         segment_seconds=segment_seconds,
         progress=progress,
+        redact=redact,
     )
     if index is None:
         raise InputError(f"{output} was removed while it was written, or by another preparation: run it again")
@@ -76,6 +82,7 @@ def prepare_shard(
     allow_damage: bool = False,
     segment_seconds: float = SEGMENT_SECONDS,
     progress: bool = False,
+    redact: Blur | None = None,
 ) -> VideoIndex | None:
     """One machine's part of `prepare`: shard (i, n), 1 <= i <= n, does every nth segment, from the ith on.
 
@@ -91,7 +98,7 @@ def prepare_shard(
         "name": video.stem,
         "source": {"file": video.name, "bytes": video.stat().st_size, "fingerprint": fingerprint(video)},
         "settings": {
-            **asdict(settings),
+            **recorded(settings, redact),
             "every": settings.every or every(timeline),
             "segment_seconds": segment_seconds,
         },
@@ -100,16 +107,21 @@ def prepare_shard(
         return _with_contact(output)
     frame, aspect = first_frame(timeline)
     shape = geometry(frame, aspect, settings.short_side)
-    to_record(
-        frame, shape, settings.quality, settings.chroma
-    )  # refuses what is not supported before anything is written
+    convert = functools.partial(to_record, shape=shape, quality=settings.quality, chroma=settings.chroma, redact=redact)
+    convert(frame)  # refuses what is not supported before anything is written
     claim(output, plan)
     jobs = segments(timeline, segment_seconds)
-    _prepare_segments(timeline, output, plan["settings"], jobs, shape, shard, threads or os.cpu_count() or 1, progress)
+    wanted = {int(time) for time in timeline.pts[:: plan["settings"]["every"]]}
+    _prepare_segments(timeline, output, wanted, convert, jobs, shape, shard, threads or os.cpu_count() or 1, progress)
     parts = all_segments(output, len(jobs))
     if parts is not None:
         _finish(timeline, output, plan, shape, parts, allow_damage)
     return _with_contact(output) if (output / INDEX).is_file() else None
+
+
+def recorded(settings: Settings, redact: Blur | None) -> dict:
+    """What an index says of both; without blurring no word of it, as before there was any."""
+    return asdict(settings) | ({"blur": redact.names} if redact else {})
 
 
 def _with_contact(output: Path) -> VideoIndex:
@@ -121,7 +133,8 @@ def _with_contact(output: Path) -> VideoIndex:
 def _prepare_segments(
     timeline: Timeline,
     output: Path,
-    settings: dict,
+    wanted: set[int],
+    convert: Callable[[av.VideoFrame], bytes],
     jobs: list[tuple[int, int]],
     shape: Geometry,
     shard: tuple[int, int],
@@ -129,8 +142,6 @@ def _prepare_segments(
     progress: bool,
 ) -> None:
     """Do what of the shard is not done yet, in parallel. The first error stops the others."""
-    wanted = {int(time) for time in timeline.pts[:: settings["every"]]}
-    convert = functools.partial(to_record, shape=shape, quality=settings["quality"], chroma=settings["chroma"])
     width, height = shape.stored
     check = functools.partial(decode_record, height=height, width=width)
     mine = range(shard[0] - 1, len(jobs), shard[1])
