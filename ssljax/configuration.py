@@ -125,7 +125,7 @@ def _find(name: str) -> Path | None:
     packaged = Path(__file__).parent
     places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
     for place in places:
-        for path in (place, place.with_suffix(".py")):
+        for path in (place, Path(f"{place}.py")):
             if path.is_file() and path.suffix == ".py":
                 return path
     try:

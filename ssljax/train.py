@@ -37,7 +37,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
             after the batch's windows were written to a file for replay.
     """
-    build.check_counts(config)
+    build.check_numbers(config)
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
