@@ -179,6 +179,6 @@ def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], objec
 
 def clean(output: Path) -> None:
     """Remove the traces of the work, once the index is there."""
-    for pattern in ("segment-*.json", ".frames-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
+    for pattern in ("segment-*.json", ".*.tmp", PLAN):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)

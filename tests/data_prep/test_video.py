@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -111,25 +109,54 @@ def test_interrupted_and_continued(source, reference, tmp_path, monkeypatch):
     assert contents(out) == contents(reference[0].folder)
 
 
-def test_killed_and_continued(source, reference, tmp_path):
+KILLS = """
+import os, random, signal, sys
+from pathlib import Path
+from data_prep import prepare
+
+source, out = sys.argv[1], Path(sys.argv[2])
+random = random.Random(0)
+
+def dies(call, name, left):
+    def called(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os.write(1, name)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return called
+
+last = 0
+while True:
+    done = len(list(out.glob("segment-*.json")))
+    last += done == 5 or (out / "index.json").exists()
+    child = os.fork()
+    if not child:
+        left = [last - 1 if last else random.randrange(100, 400)]
+        prepare.to_record = dies(prepare.to_record, b"encoding\\n", left)
+        prepare.decode_record = dies(prepare.decode_record, b"reading back\\n", left)
+        os.fsync = dies(os.fsync, b"writing\\n", left)
+        Path.replace, Path.unlink = dies(Path.replace, b"renaming\\n", left), dies(Path.unlink, b"removing\\n", left)
+        if not last:
+            prepare._finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+        prepare.prepare(source, out, prepare.Settings(1), segment_seconds=1, threads=2)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+def test_killed_at_any_moment_and_continued(source, reference, tmp_path):
+    """Again and again at random moments of decoding; once all is decoded, at each step of finishing in turn."""
     out = tmp_path / "out"
-    code = (
-        "import sys, time; from data_prep import prepare; convert = prepare.to_record\n"
-        "def slow(*a, **k): time.sleep(0.02); return convert(*a, **k)\n"
-        "prepare.to_record = slow\n"
-        "prepare.prepare(sys.argv[1], sys.argv[2], prepare.Settings(1), segment_seconds=1, threads=2)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(source), str(out)], cwd=Path(program.__file__).parents[1]
-    )
-    while not list(out.glob("segment-*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "index.json").exists()
-    assert stored_frames(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
-    assert contents(out) == contents(reference[0].folder)
+    command = [sys.executable, "-c", KILLS, str(source), str(out)]
+    done = subprocess.run(command, cwd=Path(program.__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    moments = done.stdout.split("\n")
+    assert len(moments) > 8 and {"encoding", "reading back", "writing", "renaming", "removing"} <= set(moments)
+    index = prepare(source, out, ALL, segment_seconds=1)
+    assert numbers(index) == list(range(200)) and stored_frames(index) == reference[1]
+    assert contents(out) == contents(reference[0].folder), "nothing else is left"
 
 
 def test_machines_share_a_video(source, reference, tmp_path, capsys):
