@@ -72,10 +72,13 @@ def _difference(was: Any, now: Any) -> str:
 
 
 def claim(output: Path, plan: dict) -> None:
-    """Make the folder and write down whose it is."""
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / PLAN).is_file():
-        write_json(output / PLAN, plan)
+    """Make the folder and write down whose it is; InputError if nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not (output / PLAN).is_file():
+            write_json(output / PLAN, plan)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Preparation, on files whose frames show their number."""
 
+import errno
+import functools
 import json
 import os
 import shutil
@@ -335,6 +337,33 @@ def test_bad_arguments(source, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["inside a file", "not permitted", "full disk"])
+def test_output_that_cannot_be_written(source, tmp_path, capsys, monkeypatch, kind):
+    out = tmp_path / "out"
+    if kind == "inside a file":
+        out.write_text("mine")
+    elif kind == "full disk":
+        monkeypatch.setattr(os, "fsync", functools.partial(fails, OSError(errno.ENOSPC, "No space left on device")))
+    else:  # whoever runs the tests may be permitted everything
+        monkeypatch.setattr(Path, "mkdir", functools.partial(fails, PermissionError(errno.EACCES, "Permission denied")))
+    assert main([str(source), "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "street cannot be written" in error and "choose another --output" in error
+    if kind == "inside a file":
+        assert out.read_text() == "mine"
+
+
+def fails(error, *arguments, **options):
+    raise error
+
+
+def test_files_are_for_others_to_read(source, tmp_path):
+    prepare(source, tmp_path / "out", Settings(every=20))
+    previous = os.umask(0)
+    os.umask(previous)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o666 & ~previous}
 
 
 def test_two_files_of_one_name(source, tmp_path, capsys):
