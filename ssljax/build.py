@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,17 +80,36 @@ COUNTS = (
 )
 """Keys of every config whose values must be at least 1."""
 
+NUMBERS = ("seed", "loader.workers")
+"""Keys of every config whose values must be at least 0."""
 
-def check_counts(config: ConfigDict) -> None:
-    """Check the numbers that the loop divides by or counts to.
+
+def check_numbers(config: ConfigDict) -> None:
+    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
 
     Raises:
-        InputError: One is less than 1.
+        InputError: One is less than it may be, or not a number.
     """
-    for name in COUNTS:
-        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-        if value < 1:
-            raise InputError(f"config.{name} is {value}; give at least 1.")
+    for name, value in _leaves(config.to_dict()):
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"config.{name} is {value}; give a finite number.")
+        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
+            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
+    for least, names in ((1, COUNTS), (0, NUMBERS)):
+        for name in names:
+            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+            if not value >= least:
+                raise InputError(f"config.{name} is {value}; give at least {least}.")
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of all that is not a section."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -97,7 +97,10 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def _get_config(location: str) -> ConfigDict:
     name, _, variant = location.partition(":")
     path = _find(name)
-    module = importlib.import_module(name) if path is None else _import_file(path)
+    try:
+        module = importlib.import_module(name) if path is None else _import_file(path)
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}, is not Python ({error.msg}); mend it.") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"{name} has no get_config(variant), which must return a ConfigDict.")
     config = module.get_config(variant) if variant else module.get_config()
@@ -125,7 +128,7 @@ def _find(name: str) -> Path | None:
     packaged = Path(__file__).parent
     places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
     for place in places:
-        for path in (place, place.with_suffix(".py")):
+        for path in (place, Path(f"{place}.py")):
             if path.is_file() and path.suffix == ".py":
                 return path
     try:
