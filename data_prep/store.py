@@ -61,21 +61,27 @@ def _compare(path: Path, plan: dict) -> None:
         ("settings", "with other settings"),
     ):
         if found.get(key) != plan[key]:
-            difference = _difference(found.get(key), plan[key])
-            raise InputError(f"{path.parent} was prepared {what} ({difference}): choose another --output or remove it")
+            told = difference(found.get(key), plan[key])
+            raise InputError(f"{path.parent} was prepared {what} ({told}): choose another --output or remove it")
 
 
-def _difference(was: Any, now: Any) -> str:
+def difference(was: Any, now: Any) -> str:
+    """In words, between what is recorded and what is asked for."""
     if not isinstance(was, dict) or not isinstance(now, dict):
         return f"{was} instead of {now}"
-    return ", ".join(f"{key} {was.get(key)} instead of {now[key]}" for key in now if was.get(key) != now[key])
+    return ", ".join(
+        f"{key} {was.get(key)} instead of {now.get(key)}" for key in was | now if was.get(key) != now.get(key)
+    )
 
 
 def claim(output: Path, plan: dict) -> None:
-    """Make the folder and write down whose it is."""
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / PLAN).is_file():
-        write_json(output / PLAN, plan)
+    """Make the folder and write down whose it is; InputError if nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not (output / PLAN).is_file():
+            write_json(output / PLAN, plan)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
 
 
 @contextmanager
@@ -92,10 +98,10 @@ def temporary(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
     """Write a file, whole or not at all."""
     with temporary(path) as file:
-        file.write_text(json.dumps(value, indent=1))
+        file.write_text(json.dumps(value, indent=indent))
 
 
 def finished_segment(output: Path, number: int) -> dict | None:
@@ -151,7 +157,7 @@ def write_segment(
             path.unlink()
             return False
         if times:
-            _verify(path, len(times), digest.hexdigest(), check)
+            verify(path, len(times), digest.hexdigest(), check)
             size = path.stat().st_size
         else:
             path.unlink()
@@ -160,8 +166,8 @@ def write_segment(
     return True
 
 
-def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object]) -> None:
-    """Read a record file back; OSError if it does not hold what was written, or a frame that does not decode."""
+def verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object] = len) -> None:
+    """Read a record file back; OSError if it does not hold what was written, or a record that `check` refuses."""
     digest = hashlib.sha256()
     try:
         reader = ArrayRecordReader(str(path))
@@ -174,11 +180,11 @@ def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], objec
     except (RuntimeError, ValueError, IndexError) as error:
         raise OSError(f"{path} cannot be read back ({error}): is the disk full or failing?") from error
     if found != frames or digest.hexdigest() != sha256:
-        raise OSError(f"{path} holds {found} frames that are not the {frames} written: is the disk full or failing?")
+        raise OSError(f"{path} holds {found} records that are not the {frames} written: is the disk full or failing?")
 
 
 def clean(output: Path) -> None:
     """Remove the traces of the work, once the index is there."""
-    for pattern in ("segment-*.json", ".frames-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
+    for pattern in ("segment-*.json", ".*.tmp", PLAN):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -55,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    prepare = verbs.add_parser("prepare", help="turn videos into training records", allow_abbrev=False)
-    prepare.add_argument("kind", choices=["video"], help="what to prepare")
+    prepare = verbs.add_parser("prepare", help="turn videos and images into training records", allow_abbrev=False)
+    prepare.add_argument("kind", choices=["video", "images", "walking-tours"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(run=_prepare)
 
@@ -68,6 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
     export.set_defaults(run=_export)
+
+    evaluate = verbs.add_parser("evaluate", help="measure what a run's encoder has learnt", allow_abbrev=False)
+    protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL")
+    knn = protocols.add_parser("knn", help="k nearest neighbours among labelled images", allow_abbrev=False)
+    _add_run(knn)
+    knn.add_argument("--train", required=True, metavar="DIR", help="labelled images to find neighbours among")
+    knn.add_argument("--test", required=True, metavar="DIR", help="labelled images to classify")
+    knn.add_argument("--size", type=int, metavar="PIXELS", help="side of the images (default: what the run trained on)")
+    knn.add_argument("--batch-size", type=int, default=256, help="images encoded at once (default: %(default)s)")
+    knn.add_argument("--baselines", action="store_true", help="also at random initialisation, and bare pixels")
+    knn.set_defaults(run=_evaluate_knn)
 
     show = verbs.add_parser("show", help="draw what a config does", allow_abbrev=False)
     pictures = show.add_subparsers(required=True, metavar="PICTURE")
@@ -144,9 +156,8 @@ def _distribute(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from data_prep import video
-
-    code = video.main(options.rest)
+    program = importlib.import_module(f"data_prep.{options.kind.replace('-', '_')}")
+    code = program.main(options.rest)
     if code:
         raise SystemExit(code)
 
@@ -159,6 +170,14 @@ def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     encoder = run.objective.encoders(run.state.params, run.state.state)["image"]
     export_encoder(encoder, options.output, format=options.format, check=options.check)
     print(f"wrote {options.output}")
+
+
+def _evaluate_knn(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.evaluations import evaluate_knn
+
+    names = ("workdir", "step", "train", "test", "size", "batch_size", "baselines")
+    print(evaluate_knn(**{name: getattr(options, name) for name in names}))
+    print(f"wrote {options.workdir / 'evaluate' / 'knn.json'}")
 
 
 def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:

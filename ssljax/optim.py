@@ -75,17 +75,16 @@ def adamw(
         freeze_steps: See `freeze`.
 
     Raises:
-        InputError: `clip_by` is neither.
+        InputError: `clip_by` is neither, or `clip_norm` not above 0.
     """
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm is {clip_norm}; give a norm above 0, or none to leave gradients as they are.")
     if clip_by not in ("parameter", "global"):
         raise InputError(f'clip_by is {clip_by!r}; give "parameter" or "global".')
 
-    def decays(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in no_decay, params)
-
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     chain = [
-        optax.add_decayed_weights(weight_decay, mask=decays),
+        optax.add_decayed_weights(weight_decay, mask=_named_otherwise(no_decay)),
         optax.scale_by_learning_rate(learning_rate),
     ]
     if freeze and freeze_steps:
@@ -106,6 +105,45 @@ def adamw(
     return optax.chain(*chain)
 
 
+def lars(
+    *,
+    learning_rate: Schedule,
+    weight_decay: Schedule,
+    exclude: Sequence[str] = ("bias", "scale", "gamma", "cls", "position", "register"),
+    momentum: float = 0.9,
+    trust_coefficient: float = 0.001,
+) -> optax.GradientTransformation:
+    """Return LARS (You et al. 2017) as SimCLR uses it: the learning rate is inside the momentum, not after it.
+
+        v <- momentum v + rate ratio (g + decay w),  w <- w - v,  ratio = trust_coefficient |w| / |g + decay w|
+
+    Args:
+        learning_rate: As a function of the update.
+        weight_decay: As a function of the update.
+        exclude: Last names of the parameters that neither decay nor have a ratio: biases, norms and tokens.
+        momentum: Of the velocity v.
+        trust_coefficient: See above; the ratio is one where either norm is zero.
+    """
+    included = _named_otherwise(exclude)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=included),
+        optax.masked(scale_by_trust_ratio(trust_coefficient), included),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(decay=momentum),
+    )
+
+
+def scale_by_trust_ratio(coefficient: float) -> optax.GradientTransformation:
+    """Scale each parameter's update u to the length coefficient |w|; a stack of layers as so many parameters."""
+
+    def scale(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        length, wanted = _norm(path, update), coefficient * _norm(path, param)
+        defined = (length > 0) & (wanted > 0)
+        return update * jnp.where(defined, wanted / jnp.where(defined, length, 1.0), 1.0)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates, params))
+
+
 def clip_by_parameter_norm(max_norm: float) -> optax.GradientTransformation:
     """Scale each parameter's gradient to a norm of at most `max_norm`, as the released DINO code does.
 
@@ -113,12 +151,21 @@ def clip_by_parameter_norm(max_norm: float) -> optax.GradientTransformation:
     """
 
     def clip(path: Any, gradient: jax.Array) -> jax.Array:
-        stacked = any(getattr(key, "key", None) == "blocks" for key in path)
-        axes = tuple(range(1 if stacked else 0, gradient.ndim))
-        norm = jnp.sqrt(jnp.sum(jnp.square(gradient), axis=axes, keepdims=True))
-        return gradient * jnp.minimum(1.0, max_norm / (norm + 1e-6))
+        return gradient * jnp.minimum(1.0, max_norm / (_norm(path, gradient) + 1e-6))
 
     return optax.stateless(lambda gradients, params: jax.tree_util.tree_map_with_path(clip, gradients))
+
+
+def _norm(path: Any, leaf: jax.Array) -> jax.Array:
+    """Return the norm of a parameter, one a layer of a stack under "blocks", with axes of one to multiply by."""
+    stacked = any(getattr(key, "key", None) == "blocks" for key in path)
+    axes = tuple(range(1 if stacked else 0, leaf.ndim))
+    return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes, keepdims=True))
+
+
+def _named_otherwise(names: Sequence[str]) -> Callable[[Any], Any]:
+    """Return a function from parameters to booleans: whose last name is none of these."""
+    return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in names, params)
 
 
 def _under(prefix: str) -> Callable[[Any], Any]:

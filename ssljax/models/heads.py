@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
 from ssljax.models.attention import linear
+from ssljax.models.norm import BatchNorm
 
 
 class WeightNormalised(nnx.Module):
@@ -100,3 +101,59 @@ class DINOHead(nnx.Module):
     def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
         """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
         return self.last(z)
+
+
+class BatchNormMLP(nnx.Module):
+    """Linear layers without bias, batch norm after each and ReLU between: the projectors and predictors of SimCLR on.
+
+    The last batch norm has neither scale nor bias, as in MoCo v3 (Chen et al. 2021); the batch is the whole mesh's.
+    Kernels start uniform within 1 / sqrt(inputs), as PyTorch's Linear.
+
+    Args:
+        width: Of the input: of the encoder's features, or of the projector's output.
+        hidden: Width of the hidden layers.
+        outputs: Width of the output.
+        layers: Number of linear layers.
+        last_norm: Whether a batch norm follows the last layer.
+        dtype: Of the computation; the output is float32.
+        rngs: For the initial weights.
+
+    Raises:
+        InputError: If there is no layer, or a width is less than 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        hidden: int,
+        outputs: int,
+        layers: int,
+        last_norm: bool = True,
+        dtype: str = "float32",
+        rngs: nnx.Rngs,
+    ) -> None:
+        for name, value in {"hidden": hidden, "outputs": outputs, "layers": layers}.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}: a head needs at least 1")
+        self.layers, self.last_norm = layers, last_norm
+        widths = [width, *[hidden] * (layers - 1), outputs]
+        for i, (inputs, outs) in enumerate(itertools.pairwise(widths), start=1):
+            start = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+            setattr(
+                self,
+                f"fc{i}",
+                nnx.Linear(inputs, outs, use_bias=False, dtype=jnp.dtype(dtype), kernel_init=start, rngs=rngs),
+            )
+            if i < layers or last_norm:
+                setattr(self, f"norm{i}", BatchNorm(outs, affine=i < layers, dtype=dtype))
+
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b z"]:
+        """Return the projected features, not normalised to length one."""
+        for i in range(1, self.layers + 1):
+            x = getattr(self, f"fc{i}")(x)
+            if i < self.layers:
+                x = jax.nn.relu(getattr(self, f"norm{i}")(x))
+            elif self.last_norm:
+                x = getattr(self, f"norm{i}")(x)
+        return x.astype(jnp.float32)

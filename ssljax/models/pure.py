@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Params = Any
@@ -20,6 +21,10 @@ class Pure:
 
     The module is built once, by shape only; what training carries is a plain nested dict of arrays. Nothing of NNX is
     left at run time, so `jit`, `grad`, `scan` and `vmap` are JAX's own.
+
+    A module with batch norms has a second tree, its statistics (`mean` and `var` of each): `train` returns those of the
+    batch, the objective keeps their running average, and calls take them within the parameters; see `combine`. For a
+    module without batch norms that tree is empty, and `train` differs from a call in nothing else.
 
     Attributes:
         make: Builds the module from `rngs=nnx.Rngs(key)`; usually `functools.partial(Module, width=..., ...)`.
@@ -34,10 +39,29 @@ class Pure:
 
     def init(self, key: jax.Array) -> Params:
         """Return freshly initialised parameters, a nested dict of float32 arrays."""
-        return nnx.to_pure_dict(nnx.split(self.make(rngs=nnx.Rngs(key)), nnx.Param)[1])
+        return nnx.to_pure_dict(nnx.state(self.make(rngs=nnx.Rngs(key)), nnx.Param))
+
+    def init_statistics(self) -> Params:
+        """Return the statistics before any batch: means of zero, variances of one; empty without batch norms."""
+        return nnx.to_pure_dict(nnx.state(self.make(rngs=nnx.Rngs(0)), nnx.BatchStat))
 
     def __call__(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
-        """Call the module's `method` with `params` in place of its own."""
-        graphdef = nnx.split(self.abstract, nnx.Param)[0]
-        module = nnx.merge(graphdef, nnx.State(params), copy=True)
+        """Call the module's `method` with `params` in place of its own; batch norms use the statistics among them."""
+        module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(params), copy=True)
         return getattr(module, method)(*args, **kwargs)
+
+    def train(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        """Call the module, its batch norms using the batch's own statistics; return the output and these."""
+        graphdef, _, unused = nnx.split(self.abstract, nnx.Param, nnx.BatchStat)
+        unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), unused)
+        module = nnx.merge(graphdef, nnx.State(params), unused, copy=True)
+        module.train()
+        output = module(*args, **kwargs)
+        return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+
+def combine(params: Params, statistics: Params) -> Params:
+    """Return the parameters with a module's statistics among them, as a call in evaluation takes them."""
+    if not isinstance(statistics, dict):
+        return statistics
+    return params | {name: combine(params.get(name, {}), value) for name, value in statistics.items()}

@@ -1,10 +1,14 @@
 """Containers, codecs and the oddities of real files."""
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
-from videos import make_video, number_of
+from videos import make_video, number_of, picture
 
 from data_prep.prepare import Settings, prepare
+from ssljax.data.hdr import tone_map
 from ssljax.data.records import Records
 from ssljax.errors import InputError
 
@@ -24,6 +28,7 @@ def numbers(index):
         ("mp4", "libx265", {"x265-params": "log-level=none"}),
         ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
         ("webm", "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("mkv", "libsvtav1", {"preset": "8", "crf": "20"}),
         ("avi", "mpeg4", {}),
         ("mov", "prores_ks", {}),
     ],
@@ -90,3 +95,118 @@ def test_contradicting_times_are_refused(tmp_path):
     path = make_video(tmp_path / "a.avi", 60)
     with pytest.raises(InputError, match="holds no presentation times"):
         prepare(path, tmp_path / "out", ALL)
+
+
+def make_hdr(path, transfer):
+    """Grey steps of HDR, HEVC at 10 bits: frame i has signal (i + 1) / 11."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p10le"
+        stream.options = {"x265-params": "log-level=none:qp=4"}
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, transfer, 9, 1
+        for i in range(11):
+            planes = np.full((192, 128), 512, np.uint16)
+            planes[:128] = round(64 + 876 * (i + 1) / 11)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_brought_down_to_sdr(tmp_path, transfer):
+    path = make_hdr(tmp_path / "hdr.mp4", transfer)
+    records = Records(prepare(path, tmp_path / "out", Settings(every=1, quality=98)))
+    for i in range(11):
+        signal = np.full((1, 1, 3), (i + 1) / 11, np.float32)
+        np.testing.assert_allclose(
+            records.decode(i), 255 * np.broadcast_to(tone_map(signal, transfer), (128, 128, 3)), atol=3
+        )
+
+
+def test_dolby_vision_in_its_own_colours_is_refused(tmp_path):
+    """Known by the name of its samples, where nothing says what its colours are."""
+    plain = make_video(tmp_path / "plain.mp4", 40, codec="libx265", options={"x265-params": "log-level=none"})
+    path = tmp_path / "vision.mp4"
+    path.write_bytes(plain.read_bytes().replace(b"hev1", b"dvh1"))
+    with pytest.raises(InputError, match="Dolby Vision in colours of its own"):
+        prepare(path, tmp_path / "out", ALL)
+    path.write_bytes(make_hdr(tmp_path / "hdr.mp4", 18).read_bytes().replace(b"hev1", b"dvh1"))
+    assert len(prepare(path, tmp_path / "out", ALL).times) == 11, "it says that it is HLG"
+
+
+def edited(path, skipped):
+    """An MP4's edit list made to skip so many frames at its beginning."""
+    data = bytearray(path.read_bytes())
+    place = data.find(b"elst") + 4  # version and flags, the number of entries, (duration, first time, rate) of each
+    assert data[place] == 0 and int.from_bytes(data[place + 4 : place + 8], "big") == 1
+    first = int.from_bytes(data[place + 12 : place + 16], "big")
+    data[place + 12 : place + 16] = (first + 512 * skipped).to_bytes(4, "big")
+    lasts = int.from_bytes(data[place + 8 : place + 12], "big")  # milliseconds
+    data[place + 8 : place + 12] = (lasts - 40 * skipped).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("skipped", [1, 20, 25, 39])
+def test_an_edit_list_that_skips_the_beginning(tmp_path, skipped):
+    """Also in the middle of a group of pictures, whose first frames are decoded but not shown."""
+    path = edited(make_video(tmp_path / "a.mp4", 100), skipped)
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert numbers(index) == list(range(skipped, 100)) and index.dropped == ()
+    np.testing.assert_allclose(index.times, np.arange(100 - skipped) / 25, atol=1e-4)
+
+
+def test_an_edit_list_that_begins_with_nothing(tmp_path):
+    path = make_video(tmp_path / "late.mp4", 100, times=[1.5 + i / 25 for i in range(100)])
+    data = path.read_bytes()
+    place = data.find(b"elst") + 4
+    assert int.from_bytes(data[place + 4 : place + 8], "big") == 2 and data[place + 12 : place + 16] == b"\xff" * 4
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert numbers(index) == list(range(100)) and index.dropped == ()
+    np.testing.assert_allclose(index.times, np.arange(100) / 25, atol=1e-4)
+
+
+def test_anamorphic(tmp_path):
+    """Pixels that are wider than high: the height is scaled, so that a square is a square."""
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 144, 128, "yuv420p"
+        stream.sample_aspect_ratio = Fraction(4, 3)
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(picture(i, 144, 128), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    index = prepare(path, tmp_path / "out", ALL)
+    assert (index.width, index.height) == (144, 96) and numbers(index) == list(range(20))
+
+
+def test_full_range_at_half_the_chroma(tmp_path):
+    path = make_video(tmp_path / "a.avi", 20, codec="mjpeg", pixels="yuvj422p", options={"qmin": "1", "qmax": "2"})
+    index = prepare(path, tmp_path / "out", Settings(every=1, quality=98))
+    assert numbers(index) == list(range(20))
+    for i in (0, 9, 19):
+        error = Records(index).decode(i).astype(int) - picture(i, 128, 128)
+        assert abs(error.mean()) < 0.5, "read at limited range it would be brighter by several"
+
+
+@pytest.mark.parametrize("ending", ["mkv", "ts"])
+def test_cut_short_in_a_container_that_is_read_as_it_comes(tmp_path, ending):
+    """Matroska promises a duration; MPEG-TS promises none, so that a cut is a shorter video."""
+    whole = make_video(tmp_path / f"whole.{ending}", 100)
+    reference = Records(prepare(whole, tmp_path / "reference", ALL))
+    cut = tmp_path / f"cut.{ending}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    if ending == "mkv":
+        with pytest.raises(InputError, match="cut short .* of 4.00 s"):
+            prepare(cut, tmp_path / "out", ALL)
+    index = prepare(cut, tmp_path / "out", ALL, allow_damage=True)
+    assert 20 <= len(index.times) < 60
+    np.testing.assert_allclose(index.times, np.arange(len(index.times)) / 25, atol=1e-3)
+    assert [Records(index).stored(i) for i in range(len(index.times))] == [
+        reference.stored(i) for i in range(len(index.times))
+    ]
