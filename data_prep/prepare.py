@@ -29,7 +29,8 @@ from data_prep.store import (
 from ssljax.data.index import INDEX, VERSION, VideoIndex, read_index
 from ssljax.data.picture import Geometry, geometry, to_record
 from ssljax.data.tiles import decode as decode_record
-from ssljax.data.video import Timeline, decode, open_video, segments, survey
+from ssljax.data.timeline import Timeline, open_video, segments, survey
+from ssljax.data.video import decode
 from ssljax.errors import InputError
 
 RATE = 6.0  # stored frames a second by default: a twelfth of a gigabyte a minute at 540 pixels, divides the usual gaps
