@@ -3,8 +3,8 @@
 A decoder conceals what it cannot read and often flags nothing, and what it reads after an error is drifting. So frames
 are decoded in order, group of pictures by group of pictures (GOP: a keyframe and what is presented before the next
 one), and a GOP is dropped whole after any error, any corrupt flag, any frame that is missing or out of order. What no
-decoder can see stays unseen: a flipped bit that still reads as a picture (rare in H.264 and AV1, common in HEVC and VP9),
-a lost end that the container never promised.
+decoder can see stays unseen: a flipped bit that still reads as a picture (rare in H.264 and AV1, common in HEVC and
+VP9), a lost end that the container never promised.
 """
 
 import itertools
