@@ -32,7 +32,8 @@ from ssljax.data.index import INDEX, VERSION, VideoIndex, read_index
 from ssljax.data.picture import Geometry, geometry, to_record
 from ssljax.data.recording import Settings, every, first_frame, truncated
 from ssljax.data.tiles import decode as decode_record
-from ssljax.data.video import Timeline, decode, segments, survey
+from ssljax.data.timeline import Timeline, segments, survey
+from ssljax.data.video import decode
 from ssljax.errors import InputError
 
 SEGMENT_SECONDS = 60.0
@@ -143,7 +144,7 @@ def _prepare_segments(
 ) -> None:
     """Do what of the shard is not done yet, in parallel. The first error stops the others."""
     width, height = shape.stored
-    check = functools.partial(decode_record, height=height, width=width)
+    check = functools.partial(decode_record, height=height, width=width, factor=8)  # every bit is read at any size
     mine = range(shard[0] - 1, len(jobs), shard[1])
     todo = [number for number in mine if finished_segment(output, number) is None]
     bounds = np.searchsorted(timeline.pts, np.append(timeline.keys, np.iinfo(np.int64).max))

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from ssljax.errors import InputError
 
@@ -32,11 +33,13 @@ def base() -> ConfigDict:
     config.deterministic = False
     config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
     config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
+    knn = dict(train="", test="", size=placeholder(int), batch_size=256)  # no size: that of the views
+    config.evaluate = ConfigDict(dict(every=0, knn=knn))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
     return config
 
 
-RESUMABLE = ("mesh", "loader", "checkpoint", "log")
+RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
 """Top-level keys that may differ when a run is continued: they change where and how it runs, not what it computes."""
 
 

@@ -42,6 +42,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
     build.check_contract(objective, data)
+    evaluation = build.evaluation(config, objective, devices)
     loader.check(data, config.batch_size, config.loader.workers)
     plans = getattr(data, "plans", None)
     if plans is not None:
@@ -59,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
             else:
                 state = checkpoints.restore(latest, abstract)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints)
+            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints, evaluation)
         finally:
             checkpoints.close()
 
@@ -108,8 +109,9 @@ def _loop(
     data: Any,
     devices: jax.sharding.Mesh,
     checkpoints: Checkpoints,
+    evaluation: Any,
 ) -> step.TrainState:
-    """Run the updates that are left, saving as configured."""
+    """Run the updates that are left, evaluating and saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
     plans = getattr(data, "plans", None)
@@ -126,6 +128,7 @@ def _loop(
         schedules=build.schedules(config),
         config=plain,
         writes=jax.process_index() == 0,
+        also=config.evaluate.every,
         **config.log.to_dict(),
     )
     in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
@@ -155,6 +158,10 @@ def _loop(
             with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
                 state, values = update(state, finish(batch))
             done += 1
+            if evaluation.due(done, total):
+                jax.block_until_ready(values)
+                with log.paused():
+                    values |= evaluation(state.params, state.state)
             in_flight.append((done, values, waited))
             settle(_IN_FLIGHT)
             if done % config.checkpoint.every == 0 and done < total:
