@@ -89,6 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     views.add_argument("--samples", type=int, default=2, help="clips or images drawn (default: %(default)s)")
     views.set_defaults(run=_show_views)
 
+    reconstructions = pictures.add_parser(
+        "reconstructions", help="what a masked autoencoder predicts of hidden patches", allow_abbrev=False
+    )
+    _add_run(reconstructions)
+    reconstructions.add_argument(
+        "--output", type=Path, help="PNG file (default: reconstructions.png in the run's folder)"
+    )
+    reconstructions.add_argument("--count", type=int, default=9, help="samples drawn (default: %(default)s)")
+    reconstructions.set_defaults(run=_show_reconstructions)
+
     report = verbs.add_parser("report", help="write a run's page: curves, tracks, numbers", allow_abbrev=False)
     _add_run(report)
     report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
@@ -180,6 +190,16 @@ def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     show_views(configuration.load(options.config, overrides), options.output, samples=options.samples)
     print(f"wrote {options.output}")
+
+
+def _show_reconstructions(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.report.reconstructions import show_reconstructions
+
+    output = options.output or options.workdir / "reconstructions.png"
+    if output.suffix != ".png" or options.count < 1:
+        raise InputError(f"--output is {output} and --count {options.count}; give a .png file and at least 1.")
+    unseen = show_reconstructions(options.workdir, output, step=options.step, count=options.count)
+    print(f"wrote {output}, of {'what training left out' if unseen else 'the training data'}")
 
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
