@@ -7,6 +7,7 @@ Variants, after a colon: `vitb16`; `smoke`, two updates for tests.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -24,9 +25,12 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "name": "frames",
             "video": (),
+            "source": "records",
+            "stream": {"every": placeholder(int), "short_side": 540},
             "size": 300,
             "scale": (0.2, 1.0),
             "seconds": (None, None),
+            "reuse": 1,
             "bad_share": 0.001,
         }
     )

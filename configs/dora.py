@@ -7,6 +7,7 @@ Variants, after a colon: `vitb16`; `demo`, minutes on a laptop; `smoke`, two upd
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -24,11 +25,14 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(
             name="windows",
             video=(),
+            source="records",
+            stream=dict(every=placeholder(int), short_side=540),
             frames=8,
             gap=1.0,
             size=300,
             scale=(0.2, 1.0),
             seconds=(None, None),
+            reuse=1,
             bad_share=0.001,
         )
     )

@@ -61,14 +61,17 @@ def _compare(path: Path, plan: dict) -> None:
         ("settings", "with other settings"),
     ):
         if found.get(key) != plan[key]:
-            difference = _difference(found.get(key), plan[key])
-            raise InputError(f"{path.parent} was prepared {what} ({difference}): choose another --output or remove it")
+            told = difference(found.get(key), plan[key])
+            raise InputError(f"{path.parent} was prepared {what} ({told}): choose another --output or remove it")
 
 
-def _difference(was: Any, now: Any) -> str:
+def difference(was: Any, now: Any) -> str:
+    """In words, between what is recorded and what is asked for."""
     if not isinstance(was, dict) or not isinstance(now, dict):
         return f"{was} instead of {now}"
-    return ", ".join(f"{key} {was.get(key)} instead of {now[key]}" for key in now if was.get(key) != now[key])
+    return ", ".join(
+        f"{key} {was.get(key)} instead of {now.get(key)}" for key in was | now if was.get(key) != now.get(key)
+    )
 
 
 def claim(output: Path, plan: dict) -> None:

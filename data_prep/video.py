@@ -8,10 +8,11 @@ goes on where it was: run the same command again. Several machines that share DI
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from data_prep.blur import Blur
 from data_prep.contact import CONTACT
 from data_prep.prepare import Settings, prepare_shard
 from ssljax.data.index import VideoIndex
@@ -19,13 +20,16 @@ from ssljax.data.video import open_video
 from ssljax.errors import InputError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
     def error(self, message: str) -> NoReturn:
+        """Not argparse's two lines and exit."""
         raise InputError(f"{message} (see --help)")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="data_prep.video", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="data_prep.video", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="any file that FFmpeg reads")
     parser.add_argument(
         "--output",
@@ -34,6 +38,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="each video becomes a folder in it, named after its file",
     )
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that prepares videos; `prepare_one` takes what they parse to."""
     parser.add_argument(
         "--every", type=int, metavar="N", help="store every Nth frame (default: about 6 a second; 1 stores all)"
     )
@@ -51,7 +61,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--threads", type=int, metavar="N", help="segments decoded at once (default: one for each core)"
     )
     parser.add_argument("--allow-damage", action="store_true", help="take a video that is cut short as far as it goes")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--blur",
+        action="append",
+        metavar="WHAT",
+        help="faces, plates, both, or package.module.function, a detector of your own; may be given again",
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -67,7 +82,7 @@ def _shard(text: str) -> tuple[int, int]:
 def run(argv: Sequence[str] | None = None) -> None:
     """The command; raises InputError for bad input. All videos are looked at before the first is prepared."""
     args = _parse(argv)
-    settings = Settings(args.every, args.short_side, args.quality, args.chroma)
+    settings, redact = settings_of(args)
     stems: dict[str, Path] = {}
     for video in args.videos:
         if video.stem in stems:
@@ -77,21 +92,33 @@ def run(argv: Sequence[str] | None = None) -> None:
         stems[video.stem] = video
         open_video(video)[0].close()
     for stem, video in stems.items():
-        began = time.monotonic()
-        index = prepare_shard(
-            video,
-            args.output / stem,
-            settings,
-            shard=args.shard,
-            threads=args.threads,
-            allow_damage=args.allow_damage,
-            progress=sys.stderr.isatty(),
-        )
-        if index is None:
-            number, count = args.shard
-            print(f"{args.output / stem}: part {number} of {count} is done, others are not; the last one finishes")
-        else:
-            print(summary(index, time.monotonic() - began))
+        prepare_one(video, args.output / stem, settings, redact, args)
+
+
+def settings_of(args: argparse.Namespace) -> tuple[Settings, Blur | None]:
+    """What decides the stored bytes, from parsed options."""
+    redact = Blur(args.blur) if args.blur else None
+    return Settings(args.every, args.short_side, args.quality, args.chroma), redact
+
+
+def prepare_one(video: Path, output: Path, settings: Settings, redact: Blur | None, args: argparse.Namespace) -> None:
+    """Prepare one video and print what was made."""
+    began = time.monotonic()
+    index = prepare_shard(
+        video,
+        output,
+        settings,
+        shard=args.shard,
+        threads=args.threads,
+        allow_damage=args.allow_damage,
+        progress=sys.stderr.isatty(),
+        redact=redact,
+    )
+    if index is None:
+        number, count = args.shard
+        print(f"{output}: part {number} of {count} is done, others are not; the last one finishes")
+    else:
+        print(summary(index, time.monotonic() - began))
 
 
 def summary(index: VideoIndex, seconds: float) -> str:
@@ -106,10 +133,10 @@ def summary(index: VideoIndex, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (2 for bad input, told in one line on standard error)."""
+def main(argv: Sequence[str] | None = None, command: Callable[[Sequence[str] | None], None] = run) -> int:
+    """Run a command; returns its exit code (2 for bad input, told in one line on standard error)."""
     try:
-        run(argv)
+        command(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,20 +19,28 @@ from ssljax.data.frames import Frames
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.models.heads import BatchNormMLP, DINOHead
+from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
 from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
 from ssljax.objectives.base import Objective
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
+from ssljax.objectives.mae import MAE
 from ssljax.objectives.mocov3 import MoCoV3
 from ssljax.objectives.simclr import SimCLR
-from ssljax.ops.augment import clip_views, image_views
+from ssljax.ops.augment import clip_views, crop_view, image_views
 
 CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {"dino": DINO, "dora": DoRA, "mocov3": MoCoV3, "simclr": SimCLR},
-    "models": {"vit": vit, "resnet": resnet, "dino_head": DINOHead, "batch_norm_mlp": BatchNormMLP},
-    "views": {"clip_views": clip_views, "image_views": image_views},
+    "objective": {"dino": DINO, "dora": DoRA, "mae": MAE, "mocov3": MoCoV3, "simclr": SimCLR},
+    "models": {
+        "vit": vit,
+        "resnet": resnet,
+        "dino_head": DINOHead,
+        "batch_norm_mlp": BatchNormMLP,
+        "mae_decoder": MAEDecoder,
+    },
+    "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "windows": Windows},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},

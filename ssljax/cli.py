@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     prepare = verbs.add_parser("prepare", help="turn videos into training records", allow_abbrev=False)
-    prepare.add_argument("kind", choices=["video"], help="what to prepare")
+    prepare.add_argument("kind", choices=["video", "walking-tours"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(run=_prepare)
 
@@ -134,9 +134,9 @@ def _distribute(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from data_prep import video
+    from data_prep import video, walking_tours
 
-    code = video.main(options.rest)
+    code = {"video": video.main, "walking-tours": walking_tours.main}[options.kind](options.rest)
     if code:
         raise SystemExit(code)
 

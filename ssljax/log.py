@@ -92,7 +92,7 @@ class Log:
         Args:
             step: Updates done.
             metrics: Finite scalars.
-            waited: Seconds that this update waited for its data.
+            waited: Seconds that the devices stood idle before this update, waiting for its data.
         """
         self._waited, self._count = self._waited + waited, self._count + 1
         self.bar.update()

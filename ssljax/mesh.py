@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -109,3 +112,53 @@ def to_mesh(mesh: Mesh, batch: Any, batch_size: int) -> Any:
         return jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:]))
 
     return jax.tree.map(put, batch)
+
+
+class Ahead(Iterator[Any]):
+    """Batches on the mesh, moved there by a thread while updates run: at most two of them wait for their update.
+
+    An error of the source takes the place of its batch, and stays. Close it before its source.
+    """
+
+    def __init__(self, mesh: Mesh, batches: Iterator[Any], batch_size: int):
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=1)  # and one is in the thread's hand
+        self._error: BaseException | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._move, args=(mesh, batches, batch_size), daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next` would not wait."""
+        return not self._queue.empty()
+
+    def __next__(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        batch = self._queue.get()
+        if isinstance(batch, BaseException):
+            self._error = batch
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """Stop the thread, which ends with the batch that it is reading."""
+        self._closed.set()
+        self._error = self._error or ValueError("the batches are closed")
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._queue.get_nowait()  # what it waits to hand over
+            self._thread.join(0.01)
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _move(self, mesh: Mesh, batches: Iterator[Any], batch_size: int) -> None:
+        try:
+            while not self._closed.is_set():
+                self._queue.put(to_mesh(mesh, next(batches), batch_size))
+        except BaseException as error:  # raised by `next`, where somebody listens
+            self._queue.put(error)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from ssljax import build, configuration, mesh, step
 from ssljax.checkpoint import Checkpoints, Record
-from ssljax.data.loader import load
+from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.log import Log, is_finite
 
@@ -41,6 +41,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
     build.check_contract(objective, data)
+    loader.check(data, config.batch_size, config.loader.workers)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
@@ -107,7 +108,7 @@ def _loop(
     """Run the updates that are left, saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
-    batches = load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
+    batches = loader.load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
     log = Log(
         workdir,
         start=done,
@@ -136,12 +137,13 @@ def _loop(
         settle(0)
         checkpoints.save(done, state, Record(done * size, data.checksum, plain), metrics)
 
-    with log, batches, Stop() as stop:
+    with log, batches, mesh.Ahead(devices, batches, size) as ahead, Stop() as stop:
         while done < total and not stop.requested(log.every, done):
+            if not ahead.ready:
+                settle(0)  # from here on the devices have nothing to do: what follows is time lost to the data
             asked = time.monotonic()
-            batch = next(batches)
+            batch = next(ahead)
             waited = time.monotonic() - asked
-            batch = mesh.to_mesh(devices, batch, size)
             with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
                 state, values = update(state, batch)
             done += 1

@@ -1,8 +1,10 @@
 """From config to objects: every key is used, every packaged recipe runs, and a user's own parts are found."""
 
 import functools
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -24,15 +26,38 @@ def prepared(tmp_path_factory):
     return folder / "prepared" / "clip"
 
 
+def smoke(path, prepared):
+    """Return the recipe's shortest variant on a video, or on toy images."""
+    config = configuration.load(f"{path}:smoke")
+    if "video" in config.data:
+        return configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+    config.unlock()
+    config.data = {"name": "toy.Images", "size": config.data.size}
+    return config.lock()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
-    config = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+    config = smoke(path, prepared)
     state = train(config, tmp_path / "run")
     assert int(state.step) == 2
     restored = build.restore(tmp_path / "run")
     assert restored.config.to_dict() == ConfigDict(build.plain(config)).to_dict()
     encoder = restored.objective.encoders(restored.state.params, restored.state.state)["image"]
-    assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).cls).all()
+    assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).features).all()
+
+
+@pytest.mark.parametrize("source", ["stream"])
+@pytest.mark.parametrize("recipe", ["dora", "dino"])
+def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
+    """The run that lost its last checkpoint does that update again, on the same windows."""
+    video = prepared.parents[1] / "clip.mp4" if source == "stream" else prepared
+    given = [f"--config.data.video={video}", f"--config.data.source={source}", "--config.checkpoint.every=1"]
+    config = configuration.load(f"configs/{recipe}.py:smoke", given)
+    whole = train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert int(build.restore(tmp_path).state.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, train(config, tmp_path), whole)
 
 
 def sections(config, prefix=""):
@@ -52,7 +77,7 @@ def test_every_leaf_is_consumed(path, prepared, tmp_path, monkeypatch):
         read.add((id(self), name))
         return original(self, name)
 
-    config = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+    config = smoke(path, prepared)
     monkeypatch.setattr(ConfigDict, "__getitem__", noting)  # what attributes come down to
     train(config, tmp_path / "run")
     monkeypatch.undo()
@@ -61,7 +86,7 @@ def test_every_leaf_is_consumed(path, prepared, tmp_path, monkeypatch):
     for name in sections(config):
         if name == "models":
             continue  # its keys are the roles of the models, each a section
-        changed = configuration.load(f"{path}:smoke", [f"--config.data.video={prepared}"])
+        changed = smoke(path, prepared)
         changed.unlock()
         functools.reduce(lambda part, key: part[key], name.split("."), changed)["misspelt"] = 1
         with pytest.raises((InputError, TypeError), match="misspelt"):

@@ -1,5 +1,8 @@
 """The mesh and the sharding rule."""
 
+import itertools
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -58,3 +61,39 @@ def test_batch_goes_to_the_mesh_row_by_row():
     batch = mesh.to_mesh(devices, {"x": np.arange(32).reshape(16, 2)}, 16)
     np.testing.assert_array_equal(batch["x"], np.arange(32).reshape(16, 2))
     assert {s.data.shape for s in batch["x"].addressable_shards} == {(2, 2)}
+
+
+def counted(taken, bad=None):
+    """Batches of 8 numbers; `taken` holds how many were asked for."""
+    for number in itertools.count():
+        taken.append(number)
+        if number == bad:
+            raise InputError(f"batch {number} is bad")
+        yield {"x": np.full(8, number)}
+
+
+def test_batches_wait_on_the_mesh_two_at_most():
+    devices, taken = mesh.make_mesh(), []
+    with mesh.Ahead(devices, counted(taken), 8) as ahead:
+        for number in range(5):
+            for _ in range(100):  # time to read ahead as far as it ever will
+                if len(taken) == number + 2:
+                    break
+                time.sleep(0.01)
+            time.sleep(0.05)
+            assert len(taken) == number + 2 and ahead.ready
+            with jax.transfer_guard("disallow"):
+                batch = next(ahead)
+            assert batch["x"].sharding.spec == mesh.BATCH
+            np.testing.assert_array_equal(batch["x"], np.full(8, number))
+    assert not ahead._thread.is_alive() and len(taken) <= 8
+    with pytest.raises(ValueError, match="closed"):
+        next(ahead)
+
+
+def test_an_error_comes_in_its_place_and_stays():
+    with mesh.Ahead(mesh.make_mesh(), counted([], bad=2), 8) as ahead:
+        assert [int(next(ahead)["x"][0]) for _ in range(2)] == [0, 1]
+        for _ in range(2):
+            with pytest.raises(InputError, match="batch 2 is bad"):
+                next(ahead)

@@ -6,6 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ssljax.data.index import read_index
+from ssljax.data.records import Records
+
 BLOCKS = 4  # 4x4 black or white blocks: 16 bits
 
 
@@ -75,3 +78,14 @@ def make_sound(path: Path, seconds: float = 1.0) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def flip(folder, number):
+    """Flip a bit in the middle of a stored frame of a prepared video."""
+    file = folder / "frames-00000.array_record"
+    data = bytearray(file.read_bytes())
+    record = Records(read_index(folder)).stored(number)
+    place = data.find(record[-200:])  # a record may be broken by the header of a 64 KiB block, its end seldom is
+    assert place > 0
+    data[place + 100] ^= 4
+    file.write_bytes(data)

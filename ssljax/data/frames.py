@@ -18,8 +18,8 @@ class Frames:
         video: As in `Windows`.
         size: Side of the square canvas in pixels.
         seed: Of order and crops.
-        options: The other arguments of `Windows` (`weights`, `seconds`, `stride`, `scale`, `ratio`, `antialias`,
-            `bad_share`).
+        options: The other arguments of `Windows` (`source`, `stream`, `weights`, `seconds`, `stride`, `scale`, `ratio`,
+            `reuse`, `antialias`, `bad_share`).
     """
 
     def __init__(
@@ -31,12 +31,25 @@ class Frames:
         **options: Any,
     ) -> None:
         self._windows = Windows(video=video, frames=1, gap=1.0, size=size, seed=seed, **options)
-        self.checksum = self._windows.checksum
+        self.checksum, self.reuse = self._windows.checksum, self._windows.reuse
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
-        window = self._windows[position]
-        return {"image": window["frames"][0], "position": window["position"]}
+        return self.read([position])[0]
+
+    def read(self, positions: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        """Return the samples at `positions`, all of one group; see `Windows.read`."""
+        windows = self._windows.read(positions)
+        return [{"image": window["frames"][0], "position": window["position"]} for window in windows]
+
+    @property
+    def in_process(self) -> bool:
+        """Return whether it cannot be read in worker processes; see `Windows`."""
+        return self._windows.in_process
+
+    def close(self) -> None:
+        """Stop what decodes in the background; see `Windows`."""
+        self._windows.close()
 
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the frame lies; see `Windows.describe`."""

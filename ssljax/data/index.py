@@ -20,7 +20,7 @@ import numpy as np
 
 from ssljax.errors import InputError
 
-VERSION = 2  # of the records too: 1 held a whole frame in one JPEG, 2 holds it in tiles
+VERSION = 3  # of the records too: 1 held a whole frame in one JPEG, 2 in tiles, 3 in tiles that share a header
 INDEX = "index.json"
 
 

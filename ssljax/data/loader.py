@@ -1,6 +1,7 @@
 """Batches of a data set in its global order, rebuilt from a position: the loader has no other state."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,12 +9,19 @@ import grain
 import numpy as np
 from absl import flags
 
+from ssljax.errors import InputError
+
 POSITIONS = 2**32  # a sample's position is a uint32
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What the loader asks of a data set: samples by global position, without end, safe to ask from several threads."""
+    """What the loader asks of a data set: samples by global position, without end, safe to ask from several threads.
+
+    It may also have `reuse` and `read(positions)`: then positions p of equal p // reuse are cheaper to read together,
+    and those that lie side by side in this process's rows are. And `close()`, called when the loader is closed, and
+    `in_process`, True if its samples cannot be read in worker processes.
+    """
 
     checksum: str
 
@@ -40,6 +48,8 @@ def load(
     global batch, in that order. `threads` (in each worker, if there are any), `workers` (processes; 0 for none) and
     `buffer` (samples read ahead, in each worker) change the speed and the memory, never the samples.
 
+    Raises InputError if the data set cannot be read so: a batch must hold whole groups of its `reuse`.
+
     An error of the data set is raised by `next`, then and at every later call; it never looks like the end of the data.
     Close the iterator (or use it as a context manager) to stop its threads and workers.
     """
@@ -49,40 +59,64 @@ def load(
     if not 0 <= position < POSITIONS:
         raise ValueError(f"position {position} is not a uint32")
 
-    batches = (POSITIONS - position) // batch_size
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(buffer, threads))
-    samples = (
-        grain.MapDataset.range(batches * len(rows))
-        .map(_Samples(dataset, rows, batch_size, position))
-        .to_iter_dataset(read)
-    )
+    check(dataset, batch_size, workers)
+
+    blocks = _blocks(rows, position, getattr(dataset, "reuse", 1))
+    total = (POSITIONS - position) // batch_size * len(blocks)
+    ahead = max(-(-buffer * len(blocks) // len(rows)), threads)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    samples = grain.MapDataset.range(total).map(_Samples(dataset, blocks, batch_size, position)).to_iter_dataset(read)
     if workers:
         # The workers get this process's flags, which absl refuses to read before somebody has parsed them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         samples = samples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
-    return Batches(samples.batch(len(rows), drop_remainder=True))
+    return Batches(samples.batch(len(blocks), drop_remainder=True, batch_fn=_stack), getattr(dataset, "close", None))
+
+
+def check(dataset: Dataset, batch_size: int, workers: int) -> None:
+    """Check that the loader can read the data set; InputError if it cannot."""
+    reuse = getattr(dataset, "reuse", 1)
+    if batch_size % reuse:
+        raise InputError(
+            f"batch_size {batch_size} does not divide into groups of data.reuse={reuse} windows: change one"
+        )
+    if workers and getattr(dataset, "in_process", False):
+        raise InputError(f"loader.workers is {workers}, but this data.source is read in one process: set it to 0")
+
+
+def _blocks(rows: list[int], position: int, reuse: int) -> list[list[int]]:
+    """`rows` in their order, neighbours of one group together; the same for every batch, which holds whole groups."""
+    return [list(block) for _, block in itertools.groupby(rows, lambda row: (position + row) // reuse)]
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """This process's samples one after the other: sample number -> sample. It can be sent to a worker."""
+    """This process's samples, block after block: block number -> samples. It can be sent to a worker."""
 
-    dataset: Dataset
-    rows: list[int]
+    dataset: Any
+    blocks: list[list[int]]
     batch_size: int
     position: int
 
-    def __call__(self, number: int) -> dict[str, Any]:
-        batch, row = divmod(int(number), len(self.rows))
-        return self.dataset[self.position + batch * self.batch_size + self.rows[row]]
+    def __call__(self, number: int) -> list[dict[str, Any]]:
+        batch, block = divmod(int(number), len(self.blocks))
+        positions = [self.position + batch * self.batch_size + row for row in self.blocks[block]]
+        if len(positions) > 1:
+            return self.dataset.read(positions)
+        return [self.dataset[positions[0]]]
+
+
+def _stack(blocks: Sequence[list[dict[str, Any]]]) -> dict[str, np.ndarray]:
+    samples = list(itertools.chain.from_iterable(blocks))
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
     """The iterator that `load` returns. Its first error stays its answer."""
 
-    def __init__(self, batches: grain.IterDataset):
-        self._batches = iter(batches)
+    def __init__(self, batches: grain.IterDataset, on_close: Callable[[], None] | None = None):
+        self._batches, self._on_close = iter(batches), on_close
         self._error: BaseException | None = None
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -103,6 +137,8 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         """Stop the threads and workers; the iterator cannot be used afterwards."""
         if self._error is None:
             self._error = ValueError("the loader is closed")
+        if self._on_close is not None:
+            self._on_close()
         self._batches.close()
 
     def __enter__(self) -> "Batches":

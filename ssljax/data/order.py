@@ -1,4 +1,4 @@
-"""The global order of windows: position -> (video, start), a pure function of the seed and the position.
+"""The global order of windows: place -> (video, start), a pure function of the seed and the place.
 
 Every process, thread and worker asks the same function, so that the order depends on none of them, and a run continues
 from nothing but the number of windows it has consumed.
@@ -42,6 +42,42 @@ class Order:
         flat = int(self._order[position])
         video = int(np.searchsorted(self._first, flat, side="right")) - 1
         return video, flat - int(self._first[video])
+
+    def another(self, position: int, random: np.random.Generator) -> int:
+        """A start that may take the place of the one at `position`: any of the same video."""
+        video, _ = self[position]
+        return int(random.integers(self._first[video + 1] - self._first[video]))
+
+
+class BlockOrder:
+    """Positions without end over blocks of neighbouring starts, in order; the starts of a block come shuffled.
+
+    So that what is read at any time lies close together. Each start comes once per epoch, in a new order each epoch.
+
+    Args of the constructor: blocks, (video, first start, end of its starts) in the order of their visits; seed.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[int, int, int]], *, seed: int):
+        self._blocks, self._seed = [block for block in blocks if block[2] > block[1]], seed
+        self._first = np.cumsum([0] + [end - first for _, first, end in self._blocks])
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """(video, start), as `Order` has it."""
+        epoch, number, offset = self._place(position)
+        video, first, end = self._blocks[number]
+        random = np.random.Generator(np.random.Philox(key=[self._seed % 2**64, epoch], counter=[0, 0, 2, number]))
+        return video, first + int(random.permutation(end - first)[offset])
+
+    def another(self, position: int, random: np.random.Generator) -> int:
+        """A start that may take the place of the one at `position`: any of the same block."""
+        _, first, end = self._blocks[self._place(position)[1]]
+        return int(random.integers(first, end))
+
+    def _place(self, position: int) -> tuple[int, int, int]:
+        """(epoch, block, offset within it)."""
+        epoch, flat = divmod(position, int(self._first[-1]))
+        number = int(np.searchsorted(self._first, flat, side="right")) - 1
+        return epoch, number, flat - int(self._first[number])
 
 
 def _shuffled(first: int, end: int, seed: int) -> grain.MapDataset:

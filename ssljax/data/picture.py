@@ -1,21 +1,23 @@
-"""One decoded frame to one record: turned upright, scaled down by area, colours converted, never through RGB.
+"""One decoded frame to one record: turned upright, scaled down by area, colours converted, HDR brought down to SDR.
 
-Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it.
+Working on the planes keeps the chroma that a detour through RGB would resample, and costs a third of it. What has more
+than 8 bits keeps 10 of them until all but the encoding is done.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
 import cv2
 import numpy as np
 
+from ssljax.data.hdr import TRANSFERS, tone_map
 from ssljax.data.tiles import encode
 from ssljax.errors import InputError
 
 # Kr, Kb of ITU-T H.273 matrix coefficients; JPEG (JFIF) is BT.601 at full range.
 _BT601, _BT709, _BT2020 = (0.299, 0.114), (0.2126, 0.0722), (0.2627, 0.0593)
 _MATRICES = {1: _BT709, 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
-_HDR = {16: "PQ", 18: "HLG"}
 
 
 @dataclass(frozen=True)
@@ -51,44 +53,57 @@ def _even(side: float) -> int:
     return max(2, 2 * round(side / 2))
 
 
-def to_record(frame: av.VideoFrame, shape: Geometry, quality: int, chroma: int = 420) -> bytes:
-    """The record of one frame, 4:2:0 or 4:4:4 by `chroma`.
+def to_record(
+    frame: av.VideoFrame,
+    shape: Geometry,
+    quality: int,
+    chroma: int = 420,
+    redact: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None,
+) -> bytes:
+    """The record of one frame, 4:2:0 or 4:4:4 by `chroma`; `redact` changes its upright planes before they are encoded.
 
-    InputError that names what is not supported: another size, interlacing, HDR.
+    InputError if the frame has another size than `shape` was made for.
     """
     if (frame.width, frame.height) != shape.source:
         was, now = "{}x{}".format(*shape.source), f"{frame.width}x{frame.height}"
         raise InputError(f"the video changes its size from {was} to {now} at {frame.time:.2f} s: cut it there first")
-    if frame.interlaced_frame:
-        raise InputError("the video is interlaced: deinterlace it first (ffmpeg -vf bwdif)")
-    if frame.color_trc in _HDR:
-        raise InputError(
-            f"the video is HDR ({_HDR[frame.color_trc]}): convert it to SDR first (ffmpeg -vf zscale, tonemap)"
-        )
     full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
+    transfer = frame.color_trc if frame.color_trc in TRANSFERS else None
+    usual = _BT2020 if transfer else _BT709 if min(shape.source) >= 720 else _BT601
+    source = _MATRICES.get(frame.colorspace, usual)
     frame = _planar(frame)
     width, height = shape.scaled
     part = 2 if chroma == 420 else 1
-    y = _resize(_plane(frame.planes[0]), width, height)
-    u, v = (_resize(_plane(plane), width // part, height // part) for plane in frame.planes[1:])
-    y, u, v = _to_jfif(
-        y, u, v, _MATRICES.get(frame.colorspace, _BT709 if min(shape.source) >= 720 else _BT601), full_range
-    )
-    return encode([np.rot90(plane, shape.turns) for plane in (y, u, v)], quality)
+    y = _resize(_plane(frame, 0), width, height)
+    u, v = (_resize(_plane(frame, i), width // part, height // part) for i in (1, 2))
+    if transfer:
+        y, u, v = _hdr_to_jfif(y, u, v, source, full_range, transfer)
+    else:
+        y, u, v = _to_jfif(_eight_bits(y), _eight_bits(u), _eight_bits(v), source, full_range)
+    planes = [np.rot90(plane, shape.turns) for plane in (y, u, v)]
+    return encode(redact(planes) if redact else planes, quality)
 
 
 def _planar(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame in 8-bit planes, with the chroma that it has."""
+    """The frame in planes of 8 or 10 bits, with the chroma that it has."""
     tall = frame.format.chroma_height(frame.height) == frame.height
     wide = frame.format.chroma_width(frame.width) == frame.width
     chroma = ("444" if wide else "422") if tall else "420"
-    if frame.format.name in (f"yuv{chroma}p", f"yuvj{chroma}p"):
+    deep = "10le" if frame.format.components[0].bits > 8 else ""
+    if frame.format.name in (f"yuv{chroma}p{deep}", f"yuvj{chroma}p"):
         return frame
-    return frame.reformat(format=f"yuv{chroma}p")
+    return frame.reformat(format=f"yuv{chroma}p{deep}")
 
 
-def _plane(plane: av.video.plane.VideoPlane) -> np.ndarray:
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+def _plane(frame: av.VideoFrame, number: int) -> np.ndarray:
+    plane, kind = frame.planes[number], np.dtype(np.uint8 if frame.format.components[0].bits == 8 else np.uint16)
+    rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, plane.line_size // kind.itemsize)
+    return rows[:, : plane.width]
+
+
+def _eight_bits(plane: np.ndarray) -> np.ndarray:
+    """Rounded, not cut off."""
+    return plane if plane.dtype == np.uint8 else np.minimum((plane + 2) >> 2, 255).astype(np.uint8)
 
 
 def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -117,6 +132,22 @@ def _to_jfif(
         up = [cv2.resize(plane, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in (u, v)]
         luma = cv2.transform(cv2.merge([y, *up]), matrix[:1])
     return luma, np.ascontiguousarray(chroma[..., 0]), np.ascontiguousarray(chroma[..., 1])
+
+
+def _hdr_to_jfif(
+    y: np.ndarray, u: np.ndarray, v: np.ndarray, source: tuple[float, float], full_range: bool, transfer: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Planes of HDR in a video's matrix and range to SDR's in BT.601 at full range."""
+    unit = 1 if y.dtype == np.uint8 else 4
+    scale = np.array([255, 255, 255]) + (unit - 1) / unit if full_range else np.array([219, 224, 224])
+    to_signal = np.linalg.inv(_rgb_to_ycc(source)) / (unit * scale)
+    offset = -to_signal @ (unit * np.array([0 if full_range else 16, 128, 128]))
+    up = [_resize(plane, y.shape[1], y.shape[0]) for plane in (u, v)]
+    signal = cv2.transform(cv2.merge([y, *up]).astype(np.float32), np.column_stack([to_signal, offset]))
+    to_jfif = np.column_stack([255 * _rgb_to_ycc(_BT601), [0, 128, 128]])
+    out = np.rint(cv2.transform(tone_map(signal, transfer), to_jfif)).clip(0, 255).astype(np.uint8)
+    blue, red = (_resize(np.ascontiguousarray(out[..., i]), u.shape[1], u.shape[0]) for i in (1, 2))
+    return np.ascontiguousarray(out[..., 0]), blue, red
 
 
 def _rgb_to_ycc(coefficients: tuple[float, float]) -> np.ndarray:

@@ -71,10 +71,9 @@ class Records:
         if least_height and least_width:
             while factor < 8 and height >= 2 * factor * least_height and width >= 2 * factor * least_width:
                 factor *= 2
+        record = self.stored(frame)
         try:
-            return decode(self.stored(frame), height, width, box, factor)
-        except DamagedFrame:
-            raise
+            return decode(record, height, width, box, factor)
         except ValueError as error:
             raise self._damaged(frame, error) from error
 

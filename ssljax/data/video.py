@@ -6,6 +6,7 @@ one), and a GOP is dropped whole after any error, any corrupt flag, any frame th
 decoder can see stays unseen: a flipped bit that still reads as a picture, a lost end that the container never promised.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,15 +16,18 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from ssljax.data.deinterlace import deinterlace
 from ssljax.errors import InputError
 
 # These codecs have packets that are never shown, so that a packet without a frame is no damage.
 _WITH_HIDDEN_FRAMES = {"vp8", "mpeg4"}
-
+# What MP4 calls Dolby Vision without a picture for other players; its colours (IPT) have no name in the stream.
+_DOLBY_VISION, _UNSPECIFIED = {"dvh1", "dvhe", "dav1", "dva1", "dvav"}, 2
 
 # A group of pictures: its number, its wanted frames as (pts, converted frame) or None where it is damaged, and how many
 # frames it has in all.
 Group = tuple[int, list[tuple[int, bytes]] | None, int]
+Timed = tuple[int, av.VideoFrame]  # a frame and its presentation time
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,12 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
         sound = ", only sound" if container.streams.audio else ""
         container.close()
         raise InputError(f"{path} holds no video{sound}")
+    decoder = streams[0].codec_context
+    if decoder.codec_tag in _DOLBY_VISION and decoder.color_trc == _UNSPECIFIED:
+        container.close()
+        raise InputError(
+            f"{path} is Dolby Vision in colours of its own (profile 5): convert it to HLG, PQ or SDR first"
+        )
     return container, streams[0]
 
 
@@ -101,22 +111,19 @@ def survey(path: Path) -> Timeline:
     damaged: set[int] = set()
     with container:
         tick = float(stream.time_base or 0)
-        try:
-            for packet in container.demux(stream):
-                time = packet.pts if packet.pts is not None else packet.dts
-                if not packet.size or time is None:
-                    continue
-                if packet.is_keyframe:
-                    keys.append(time)
-                    leading.append(False)
-                elif keys and time < keys[-1]:
-                    leading[-1] = True
-                if packet.is_corrupt:
-                    damaged.add(time)
-                if not packet.is_discard:  # outside an edit list
-                    pts.append(time)
-        except av.FFmpegError:
-            pass  # the rest cannot be read: what is missing is told by the declared duration
+        for packet in _readable(container.demux(stream)):
+            time = packet.pts if packet.pts is not None else packet.dts
+            if not packet.size or time is None:
+                continue
+            if packet.is_keyframe:
+                keys.append(time)
+                leading.append(False)
+            elif keys and time < keys[-1]:
+                leading[-1] = True
+            if packet.is_corrupt:
+                damaged.add(time)
+            if not packet.is_discard:  # outside an edit list
+                pts.append(time)
         declared, slack = _declared(container, stream)
         codec = stream.codec_context.name
     if not keys or not pts:
@@ -173,7 +180,7 @@ def decode(
     convert: Callable[[av.VideoFrame], bytes],
     stop: Callable[[], bool],
 ) -> Iterator[Group]:
-    """Decode GOPs first <= g < end; yield them in order, with the `wanted` frames converted.
+    """Decode GOPs first <= g < end; yield them in order, with the `wanted` frames deinterlaced and converted.
 
     Ends early, in the middle, when `stop()`.
     """
@@ -183,7 +190,7 @@ def decode(
     seen = dict.fromkeys(range(first, end), 0)
     bad = set(timeline.damaged)
     ready, last = first, None
-    for pts, frame in _frames(timeline, first, end, bad):
+    for before, (pts, frame), after in _with_neighbours(_frames(timeline, first, end, bad)):
         if stop():
             return
         g = timeline.gop(pts)
@@ -197,10 +204,22 @@ def decode(
             bad.update(_touched(timeline, pts))
         last = pts
         if pts in wanted and g not in bad:
+            if frame.interlaced_frame:
+                beside = (other[1] if other and timeline.gop(other[0]) == g else None for other in (before, after))
+                frame = deinterlace(frame, *beside)  # only of its own GOP, which is dropped whole
             stored[g].append((pts, convert(frame)))
     while ready < end:
         yield _verdict(timeline, ready, stored.pop(ready), seen[ready], expected, bad)
         ready += 1
+
+
+def _with_neighbours(frames: Iterator[Timed]) -> Iterator[tuple[Timed | None, Timed, Timed | None]]:
+    """Each frame with the one before it and the one after it."""
+    before, frame = None, next(frames, None)
+    while frame is not None:
+        after = next(frames, None)
+        yield before, frame, after
+        before, frame = frame, after
 
 
 def _verdict(
@@ -211,7 +230,7 @@ def _verdict(
     return g, frames if whole and g not in bad else None, count
 
 
-def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator[Timed]:
     """(pts, frame) in order of presentation, at least from keyframe `first` to before `end`; errors go to `bad`.
 
     A packet's frames come out later than its errors, so that a GOP's errors are known before the next GOP's frames.
@@ -220,7 +239,7 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
     last_key = int(timeline.keys[end]) if end < len(timeline.keys) else None
     previous = None
     with container:
-        decoder, key_passed = stream.codec_context, False
+        key_passed = False
         for packet in packets:
             time = packet.pts if packet.pts is not None else packet.dts
             if packet.size and last_key is not None and time is not None:
@@ -228,18 +247,19 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
                 if key_passed and time >= last_key:
                     break
                 key_passed |= time == last_key
-            yield from _decode_packet(timeline, decoder, packet if packet.size else None, time, bad)
+            yield from _decode_packet(timeline, stream, packet if packet.size else None, time, bad)
             previous = packet
         if previous is None or previous.size:
-            yield from _decode_packet(timeline, decoder, None, None, bad)
+            yield from _decode_packet(timeline, stream, None, None, bad)
 
 
 def _decode_packet(
-    timeline: Timeline, decoder: av.VideoCodecContext, packet: av.Packet | None, time: int | None, bad: set[int]
-) -> Iterator[tuple[int, av.VideoFrame]]:
+    timeline: Timeline, stream: av.VideoStream, packet: av.Packet | None, time: int | None, bad: set[int]
+) -> Iterator[Timed]:
     try:
-        for frame in decoder.decode(packet):
+        for frame in stream.codec_context.decode(packet):
             if frame.pts is not None:
+                frame.time_base = stream.time_base  # the last frames come without
                 yield frame.pts, frame
     except av.EOFError:
         return
@@ -269,7 +289,9 @@ def _seek(timeline: Timeline, first: int) -> tuple[av.container.InputContainer, 
 
 
 def _readable(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    try:
+    """The packets until the first that cannot be read; what is missing then is told by the declared duration.
+
+    PyAV ends in an IndexError where damage in MPEG-TS makes it believe in a stream that was not there at first.
+    """
+    with contextlib.suppress(av.FFmpegError, IndexError):
         yield from packets
-    except av.FFmpegError:
-        return  # the same place at which the survey ended

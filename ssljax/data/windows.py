@@ -3,21 +3,23 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from ssljax.data.crops import Number, Pair, crop_box, cut
 from ssljax.data.damage import Damage, DamagedFrame
 from ssljax.data.index import VideoIndex, combined_checksum, find_videos
-from ssljax.data.order import Order
+from ssljax.data.order import BlockOrder, Order
+from ssljax.data.recording import Settings
 from ssljax.data.records import Records, nearest
+from ssljax.data.stream import open_streams
 from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
-Number = float | int
-Pair = Sequence[Number]  # (smallest, largest)
+SOURCES = ("records", "stream", "device")
 Span = Sequence[Number | None]  # (first, end) in seconds
 
 
@@ -25,6 +27,8 @@ class Windows:
     """Windows of `frames` frames, `gap` seconds apart, from one or several prepared videos: infinite, random access.
 
     video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
+    source: "records" reads prepared videos as they lie on the disk; "stream" takes original video files instead and
+        decodes them in order (stream.py).
     size: the side of the square canvas in pixels. A random box of the frame, a part `scale` (smallest, largest) of its
         area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
         `ratio=None` takes the largest centred square of the frame instead.
@@ -32,13 +36,17 @@ class Windows:
     seconds: (first, end) of each video to use, either of which may be None; negative ones count from its end, so that
         (None, -2.0) leaves out the last 2 s. Every frame of a window lies within.
     stride: seconds between window starts; None starts a window at every stored frame.
+    reuse: how many windows in a row show the same frames, each its own box. They are decoded once where they are read
+        together, which is faster and makes a batch less varied; an epoch is so many times longer.
     antialias: False samples by plain bilinear interpolation of the whole frame, as many released loaders do.
+    stream: `every`, `short_side`, `quality` and `chroma` of source "stream", as the preparation has them.
     bad_share: the part of the windows that may have a damaged frame. Such a window is replaced by another one of its
         video, the frame is named on standard error, and beyond this share (and 10 windows) InputError ends the run.
 
     Times come from the presentation times: a window that starts at stored time s takes, for each i, the stored frame
     nearest to s + i*gap, and is used only if each lies within half the usual stored spacing and no dropped (damaged)
-    span lies inside. Every random choice of window i derives from (seed, i) alone, a replacement's too.
+    span lies inside. Every random choice of window i derives from (seed, i) alone, a replacement's frames from (seed,
+    i // reuse): all windows that share a damaged frame are replaced by windows that share frames again.
     """
 
     def __init__(
@@ -49,23 +57,50 @@ class Windows:
         gap: Number,
         size: int,
         seed: int = 0,
+        source: str = "records",
         weights: Sequence[Number] | None = None,
         seconds: Span | None = None,
         stride: Number | None = None,
         scale: Pair = (0.2, 1.0),
         ratio: Pair | None = (3 / 4, 4 / 3),
+        reuse: int = 1,
         antialias: bool = True,
+        stream: Mapping[str, Any] | None = None,
         bad_share: Number = 0.001,
     ):
-        _check_arguments(frames, gap, size, seconds, stride, scale, ratio)
-        self.frames, self.gap, self.size, self.seed = frames, float(gap), size, seed
+        _check_arguments(frames, gap, size, seconds, stride, scale, ratio, reuse)
+        if source not in SOURCES:
+            raise InputError(f"source is {source!r}; give one of {', '.join(SOURCES)}")
+        self.frames, self.gap, self.size, self.seed, self.reuse = frames, float(gap), size, seed, reuse
         self.scale, self.ratio, self.antialias = tuple(scale), ratio and tuple(ratio), antialias
-        self.indexes = find_videos(video)
-        self._records = [Records(index) for index in self.indexes]
+        self.source, self._blocks = source, None
+        settings = Settings(**(stream or {}))
+        self._records: Sequence[Records]
+        self._order: Order | BlockOrder
+        if source == "stream":
+            self.indexes, self._records, self._blocks = open_streams(video, settings, (frames - 1) * gap)
+        else:
+            self.indexes = _prepared(video)
+            self._records = [Records(index) for index in self.indexes]
         self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
-        self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
+        if source == "stream":
+            if weights is not None:
+                raise InputError("weights need data.source=records: a stream reads its videos one after the other")
+            self._order = BlockOrder(_blocks(self.indexes, self.starts), seed=seed)
+        else:
+            self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
         self._damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it cannot be read in worker processes, each of which would decode all."""
+        return self._blocks is not None
+
+    def close(self) -> None:
+        """Stop what decodes in the background; a stream cannot be read afterwards."""
+        if self._blocks is not None:
+            self._blocks.close()
 
     @property
     def windows(self) -> int:
@@ -74,41 +109,74 @@ class Windows:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         """{"frames": uint8 [frames, size, size, 3], "position": uint32 []}"""
-        return {"frames": self._read(position)[0], "position": np.uint32(position)}
+        return self.read([position])[0]
+
+    def read(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples at `positions`, all of one group of `reuse`: each as if it were read alone."""
+        canvases, *_ = self._read(positions)
+        return [
+            {"frames": frames, "position": np.uint32(position)}
+            for frames, position in zip(canvases, positions, strict=True)
+        ]
 
     def describe(self, position: int) -> dict:
         """Where the window at `position` lies: {"video", "times" (seconds), "box" (top, left, height, width)}.
 
         It reads the window, to know whether another one takes its place.
         """
-        _, video, numbers, box = self._read(position)
+        _, video, numbers, (box,) = self._read([position])
         index = self.indexes[video]
         return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
 
-    def _read(self, position: int) -> tuple[np.ndarray, int, np.ndarray, Box]:
-        """(canvas, video, frame numbers, box) of the first try that meets no damaged frame."""
+    def _read(self, positions: Sequence[int]) -> tuple[list[np.ndarray], int, np.ndarray, list[Box]]:
+        """(canvases, video, frame numbers, boxes) of the first try that meets no damaged frame."""
         self._damage.ask()
         for attempt in itertools.count():
-            video, numbers, box = self._plan(position, attempt)
-            canvas = np.empty((self.frames, self.size, self.size, 3), np.uint8)
+            video, numbers = self._frames(positions[0] // self.reuse, attempt)
+            boxes = [self._box(position, attempt, video) for position in positions]
+            canvases = [np.empty((self.frames, self.size, self.size, 3), np.uint8) for _ in positions]
             try:
                 for i, number in enumerate(numbers.tolist()):
-                    _cut(self._records[video], number, box, canvas[i], self.antialias)
+                    cut(self._records[video], number, boxes, [canvas[i] for canvas in canvases], self.antialias)
             except DamagedFrame as error:
                 self._damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
             else:
                 break
-        return canvas, video, numbers, box
+        return canvases, video, numbers, boxes
 
-    def _plan(self, position: int, attempt: int) -> tuple[int, np.ndarray, Box]:
-        """The place in the global order; at a later attempt a random start of the same video instead."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position], counter=[0, 0, 0, attempt]))
-        video, start = self._order[position]
+    def _frames(self, group: int, attempt: int) -> tuple[int, np.ndarray]:
+        """(video, frame numbers) at a place in the global order; later attempts take another start near it."""
+        video, start = self._order[group]
         index, starts = self.indexes[video], self.starts[video]
         if attempt:
-            start = int(random.integers(len(starts)))
-        numbers = nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
-        return video, numbers, crop_box(random, index.height, index.width, self.scale, self.ratio)
+            start = self._order.another(group, self._random(group, 1, attempt))
+        return video, nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
+
+    def _box(self, position: int, attempt: int, video: int) -> Box:
+        index = self.indexes[video]
+        return crop_box(self._random(position, 0, attempt), index.height, index.width, self.scale, self.ratio)
+
+    def _random(self, number: int, use: int, attempt: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, number], counter=[0, 0, use, attempt]))
+
+
+def _prepared(video: str | os.PathLike | Sequence[str | os.PathLike]) -> list[VideoIndex]:
+    for place in [video] if isinstance(video, (str, os.PathLike)) else video:
+        if Path(place).is_file():
+            raise InputError(
+                f"{place} is a file: prepare it (ssljax prepare video {place} --output DIR) and name DIR, or read the "
+                "file itself with --config.data.source=stream"
+            )
+    return find_videos(video)
+
+
+def _blocks(indexes: Sequence[VideoIndex], starts: Sequence[np.ndarray]) -> list[tuple[int, int, int]]:
+    """(video, first start, end of its starts) of each segment of each video."""
+    blocks = []
+    for video, index in enumerate(indexes):
+        ends = np.searchsorted(starts[video], np.cumsum([0] + [segment.frames for segment in index.segments]))
+        blocks += [(video, int(a), int(b)) for a, b in itertools.pairwise(ends)]
+    return blocks
 
 
 def _check_arguments(
@@ -119,12 +187,13 @@ def _check_arguments(
     stride: Number | None,
     scale: Pair,
     ratio: Pair | None,
+    reuse: int,
 ) -> None:
-    if frames < 1 or size < 1:
-        raise InputError(f"frames ({frames}) and size ({size}) must be at least 1")
-    if not gap > 0:
+    if min(frames, size, reuse) < 1:
+        raise InputError(f"frames ({frames}), size ({size}) and reuse ({reuse}) must be at least 1")
+    if not 0 < gap < math.inf:
         raise InputError(f"gap ({gap} s) must be more than 0")
-    if stride is not None and not stride > 0:
+    if stride is not None and not 0 < stride < math.inf:
         raise InputError(f"stride ({stride} s) must be more than 0, or None for every stored frame")
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise InputError(
@@ -185,33 +254,3 @@ def window_starts(
             f"{gap:g} s apart{within}: ask for fewer frames, a smaller gap or a longer video"
         )
     return starts.astype(np.int32)
-
-
-def crop_box(random: np.random.Generator, height: int, width: int, scale: Pair, ratio: Pair | None) -> Box:
-    """A random resized crop's box (top, left, height, width) inside a frame: area in `scale`, log ratio uniform.
-
-    Ten tries; then the largest centred box whose ratio is allowed, as torchvision's RandomResizedCrop has it.
-    """
-    if ratio is not None:
-        for _ in range(10):
-            area = height * width * random.uniform(scale[0], scale[1])
-            aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
-            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if 0 < w <= width and 0 < h <= height:
-                return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
-    aspect = min(max(width / height, ratio[0]), ratio[1]) if ratio is not None else 1.0
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _cut(records: Records, number: int, box: Box, out: np.ndarray, antialias: bool) -> None:
-    """Decode the box of one frame and resize it into `out` [size, size, 3].
-
-    A box more than twice the canvas is halved inside the JPEG decoder, which costs less than decoding it whole, so that
-    the bilinear step never shrinks by 2 or more and does not alias.
-    """
-    index, size = records.index, out.shape[0]
-    _, _, h, w = box
-    least = (math.ceil(index.height * size / h), math.ceil(index.width * size / w)) if antialias else (0, 0)
-    crop = records.decode(number, box, least_height=least[0], least_width=least[1])
-    cv2.resize(crop, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)

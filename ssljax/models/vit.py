@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import einops
@@ -14,9 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from ssljax.errors import InputError
-from ssljax.mesh import replicate, shard_batch
-from ssljax.models.attention import Probe, implementation_of, padded_length
+from ssljax.models.attention import Probe, implementation_of
 from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
+from ssljax.models.stack import REMAT, run_blocks, stacked_blocks
 from ssljax.ops import arrays
 from ssljax.ops.positions import resample_positions, sincos_positions
 
@@ -27,13 +26,6 @@ SIZES = {
     "l": {"width": 1024, "depth": 24, "heads": 16},
     "h": {"width": 1280, "depth": 32, "heads": 16},
     "g": {"width": 1536, "depth": 40, "heads": 24},
-}
-REMAT: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda f: f,
-    "full": functools.partial(jax.checkpoint, prevent_cse=False),
-    "dots": functools.partial(
-        jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    ),
 }
 
 
@@ -131,8 +123,8 @@ class ViT(nnx.Module):
             sincos_positions(width, (rows, columns))  # refuses a width that it cannot split
         if registers:
             self.register = nnx.Param(nnx.initializers.normal(1e-6)(rngs.params(), (registers, width)))
-        block = functools.partial(
-            Block,
+        self.blocks = stacked_blocks(
+            depth,
             width=width,
             heads=heads,
             mlp_ratio=mlp_ratio,
@@ -141,8 +133,8 @@ class ViT(nnx.Module):
             norm_eps=norm_eps,
             dtype=dtype,
             attention=attention,
+            rngs=rngs,
         )
-        self.blocks = nnx.vmap(lambda key: block(rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
         self.norm = layer_norm(width, norm_eps, dtype, rngs)
 
     def __call__(self, images: Float[arrays.Array, "b h w 3"], **keywords: Any) -> ViTOutput:
@@ -182,7 +174,10 @@ class ViT(nnx.Module):
         tokens = self._embed(projected, grid, keep)
         wanted = [self._block(index) + 1 for index in layers]  # the output of a block is the input of the next
         wanted += [] if probe is None else [self._block(probe)]
-        inputs, tokens = self._run(tokens, wanted, keys)
+        drop = None if keys is None or not self.drop_path else drop_path_factors(keys, self.depth, self.drop_path)
+        inputs, tokens = run_blocks(
+            self.blocks, tokens, depth=self.depth, attention=self.attention, remat=self.remat, wanted=wanted, drop=drop
+        )
         prefix = 1 + self.registers
         seen = None if probe is None else self._layer(self._block(probe)).probe(inputs[-1], prefix=prefix)
         tokens = self.norm(tokens)
@@ -230,30 +225,6 @@ class ViT(nnx.Module):
         rows = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]
         first = jnp.concatenate(rows).astype(self.dtype)
         return jnp.concatenate([jnp.broadcast_to(first[None], (len(patches), *first.shape)), patches], axis=1)
-
-    def _run(self, tokens: Array, wanted: Sequence[int], keys: Array | None) -> tuple[list[Array], Array]:
-        """Return the inputs of the wanted blocks (number `depth` is the output of the last) and the last output."""
-        count = tokens.shape[1]
-        padding = padded_length(count, self.attention) - count
-        tokens = jnp.pad(tokens, ((0, 0), (0, padding), (0, 0)))
-        graphdef, stack = nnx.split(self.blocks)
-        drop = None if keys is None or not self.drop_path else drop_path_factors(keys, self.depth, self.drop_path)
-
-        @REMAT[self.remat]
-        def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
-            layer = jax.tree.map(replicate, layer)  # where weights are sharded, one layer's are gathered at a time
-            return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
-
-        def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
-            tokens, inputs = shard_batch(carry)
-            index, weights, drop = layer
-            inputs = [jnp.where(index == i, tokens, kept) for i, kept in zip(wanted, inputs, strict=True)]
-            return (block(tokens, weights, drop), inputs), None
-
-        start = (tokens, [jnp.zeros_like(tokens) for _ in wanted])
-        (tokens, inputs), _ = jax.lax.scan(body, start, (jnp.arange(self.depth), stack, drop))
-        inputs = [tokens if i == self.depth else kept for i, kept in zip(wanted, inputs, strict=True)]
-        return [kept[:, :count] for kept in inputs], tokens[:, :count]
 
     def _layer(self, index: int) -> Block:
         graphdef, stack = nnx.split(self.blocks)

@@ -3,9 +3,9 @@
 Images are RGB floats in [0, 1], shaped [h, w, 3], unless said otherwise. Crops and blurs are products with small
 matrices, so that accelerators never gather pixels one by one.
 
-The compositions, `clip_views` and `image_views`, take a key and nothing else decides their choices. The operations take
-`draws`, independent uniform numbers in [0, 1), instead: one call of the generator for a whole clip compiles ten times
-faster than calls inside maps over frames and crops.
+The compositions, `clip_views`, `image_views` and `crop_view`, take a key and nothing else decides their choices. The
+operations take `draws`, independent uniform numbers in [0, 1), instead: one call of the generator for a whole clip
+compiles ten times faster than calls inside maps over frames and crops.
 """
 
 from __future__ import annotations
@@ -238,6 +238,31 @@ def image_views(
             draws[2:], jnp.asarray(local_blur_probability), jnp.zeros(())
         ),
     )
+
+
+def crop_view(
+    pixels: UInt8[Array, "*t h w 3"],
+    key: Key[Array, ""],
+    *,
+    size: int = 224,
+    scale: Sequence[float] = (0.2, 1.0),
+    flip_probability: Probability = 0.5,
+) -> Float[Array, "*t {size} {size} 3"]:
+    """Return one random resized crop of an image, or of every frame of a clip, perhaps mirrored, normalised.
+
+    Bicubic and antialiased; box and flip are one for a whole clip. All the augmentation that MAE uses (He et al. 2022,
+    section A.1).
+    """
+    _check_scales(scale=scale)
+    *time, height, width, _ = pixels.shape
+    draws = jax.random.uniform(key, (CROP_DRAWS + 1,))
+    box, flip = crop_box(draws[1:], (height, width), scale=scale), draws[0] < flip_probability
+
+    def crop(image: Array) -> Array:
+        return resized_crop(image.astype(jnp.float32) / 255.0, box, (size, size), method="cubic", flip=flip)
+
+    crops = jax.vmap(crop)(pixels.reshape(-1, height, width, 3))
+    return normalise(crops).reshape(*time, size, size, 3)
 
 
 def _check_scales(**scales: Sequence[float]) -> None:

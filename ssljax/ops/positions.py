@@ -1,4 +1,4 @@
-"""Position embeddings of a grid of patches: resampling of learned ones to other grids, and fixed sines and cosines."""
+"""Position embeddings: learned ones of a grid of patches, resampled to others; fixed sines and cosines."""
 
 from __future__ import annotations
 
@@ -53,3 +53,16 @@ def sincos_positions(width: int, grid: Grid) -> Float[Array, "n {width}"]:
     y, x = jnp.meshgrid(*(jnp.arange(size, dtype=jnp.float32) for size in grid), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequencies[None, :] for axis in (x, y)]
     return jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=1)
+
+
+def sincos_times(width: int, count: int) -> Float[Array, "{count} {width}"]:
+    """Return fixed sine-cosine positions of `count` frames: half sin t, half cos t (Vaswani et al. 2017).
+
+    Raises:
+        InputError: If the width is odd.
+    """
+    if width % 2:
+        raise InputError(f"width {width} is odd, but sines and cosines need half of it each")
+    frequencies = 10000.0 ** -(jnp.arange(width // 2) / (width // 2))
+    angles = jnp.arange(count, dtype=jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)

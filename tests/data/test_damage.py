@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from videos import make_video, number_of
+from videos import flip, make_video, number_of
 
 from data_prep.prepare import Settings, prepare
 from ssljax.data.damage import DamagedFrame
@@ -23,17 +23,6 @@ OPTIONS = dict(frames=2, gap=0.2, size=64, ratio=None, bad_share=0.5)
 def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
     return prepare(make_video(folder / "a.mp4"), folder / "a", Settings(1), segment_seconds=10).folder
-
-
-def flip(folder, number):
-    """Flip a bit in the middle of a stored frame."""
-    file = folder / "frames-00000.array_record"
-    data = bytearray(file.read_bytes())
-    record = Records(read_index(folder)).stored(number)
-    place = data.find(record[-200:])  # a record may be broken by the header of a 64 KiB block, its end seldom is
-    assert place > 0
-    data[place + 100] ^= 4
-    file.write_bytes(data)
 
 
 @pytest.fixture

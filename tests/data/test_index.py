@@ -48,7 +48,7 @@ def damage(folder, kind):
     if kind == "no json":
         path.write_text("{")
     elif kind == "no key":
-        path.write_text(json.dumps({"version": 2}))
+        path.write_text(json.dumps({"version": 3}))
     elif kind == "no object":
         path.write_text("[1]")
     elif kind == "version":
@@ -67,7 +67,7 @@ def damage(folder, kind):
         ("no json", "is not the index"),
         ("no key", "is not the index"),
         ("no object", "is not the index"),
-        ("version", "has version 9, this program reads 2: prepare the video again"),
+        ("version", "has version 9, this program reads 3: prepare the video again"),
         ("times", "contradicts itself"),
         ("missing", "frames-00000.array_record is missing"),
         ("short", "bytes instead of"),

@@ -7,9 +7,10 @@ import pytest
 from videos import make_video, number_of
 
 from data_prep.prepare import Settings, prepare
+from ssljax.data.crops import crop_box
 from ssljax.data.index import read_index
 from ssljax.data.records import Records, read_frames
-from ssljax.data.windows import Windows, crop_box, window_starts
+from ssljax.data.windows import Windows, window_starts
 from ssljax.errors import InputError
 
 

@@ -1,10 +1,14 @@
 """Containers, codecs and the oddities of real files."""
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 from videos import make_video, number_of
 
 from data_prep.prepare import Settings, prepare
+from ssljax.data.hdr import tone_map
 from ssljax.data.records import Records
 from ssljax.errors import InputError
 
@@ -90,3 +94,43 @@ def test_contradicting_times_are_refused(tmp_path):
     path = make_video(tmp_path / "a.avi", 60)
     with pytest.raises(InputError, match="holds no presentation times"):
         prepare(path, tmp_path / "out", ALL)
+
+
+def make_hdr(path, transfer):
+    """Grey steps of HDR, HEVC at 10 bits: frame i has signal (i + 1) / 11."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx265", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p10le"
+        stream.options = {"x265-params": "log-level=none:qp=4"}
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, transfer, 9, 1
+        for i in range(11):
+            planes = np.full((192, 128), 512, np.uint16)
+            planes[:128] = round(64 + 876 * (i + 1) / 11)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_brought_down_to_sdr(tmp_path, transfer):
+    path = make_hdr(tmp_path / "hdr.mp4", transfer)
+    records = Records(prepare(path, tmp_path / "out", Settings(every=1, quality=98)))
+    for i in range(11):
+        signal = np.full((1, 1, 3), (i + 1) / 11, np.float32)
+        np.testing.assert_allclose(
+            records.decode(i), 255 * np.broadcast_to(tone_map(signal, transfer), (128, 128, 3)), atol=3
+        )
+
+
+def test_dolby_vision_in_its_own_colours_is_refused(tmp_path):
+    """Known by the name of its samples, where nothing says what its colours are."""
+    plain = make_video(tmp_path / "plain.mp4", 40, codec="libx265", options={"x265-params": "log-level=none"})
+    path = tmp_path / "vision.mp4"
+    path.write_bytes(plain.read_bytes().replace(b"hev1", b"dvh1"))
+    with pytest.raises(InputError, match="Dolby Vision in colours of its own"):
+        prepare(path, tmp_path / "out", ALL)
+    path.write_bytes(make_hdr(tmp_path / "hdr.mp4", 18).read_bytes().replace(b"hev1", b"dvh1"))
+    assert len(prepare(path, tmp_path / "out", ALL).times) == 11, "it says that it is HLG"

@@ -200,7 +200,7 @@ def test_padding_for_the_fused_kernel_changes_nothing(monkeypatch):
         return attention(*tensors, **keywords)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
-    monkeypatch.setattr("ssljax.models.vit.padded_length", lambda count, _: padded_length(count, "cudnn"))
+    monkeypatch.setattr("ssljax.models.stack.padded_length", lambda count, _: padded_length(count, "cudnn"))
     assert_trees_close(value_and_gradient(), plain, rtol=1e-5, atol=1e-5)
     assert set(seen) == {(18, True)}
 

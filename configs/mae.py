@@ -1,0 +1,102 @@
+"""Masked autoencoder on images (He et al., CVPR 2022): ViT-B/16, 800 epochs of 1,281,167 images.
+
+    ssljax train --config configs/mae.py --workdir runs/mae --config.data.data=imagenet/
+    ssljax show reconstructions --workdir runs/mae
+
+Variants, after a colon: `vitl16` and `vith14`, 1600 epochs; `video`, windows of frames masked in tubes as in VideoMAE
+(Tong et al., NeurIPS 2022; --config.data.video=venice/); `cifar10`, minutes on a laptop; `smoke`, two updates for
+tests.
+"""
+
+from ml_collections import ConfigDict
+
+from ssljax import configuration
+from ssljax.errors import InputError
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the recipe or one of its variants."""
+    config = configuration.base()
+    config.batch_size = 4096
+    config.epochs = 800
+    config.samples_per_epoch = 1_281_167
+    batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
+
+    config.data = ConfigDict(dict(name="images", data=(), size=256))
+    config.views = ConfigDict(dict(name="crop_view", size=224, scale=(0.2, 1.0)))
+    encoder = dict(
+        name="vit",
+        size="b",
+        patch_size=16,
+        image_size=config.views.get_ref("size"),
+        positions="sincos",
+        dtype="bfloat16",
+        remat="full",
+    )
+    config.models = ConfigDict(dict(encoder=encoder))
+    config.models.decoder = dict(
+        name="mae_decoder",
+        patch_size=config.models.encoder.get_ref("patch_size"),
+        hidden=512,
+        depth=8,
+        heads=16,
+        dtype="bfloat16",
+        remat="full",
+    )
+    config.objective = ConfigDict(
+        dict(name="mae", size=config.data.get_ref("size"), frames=None, mask_ratio=0.75, norm_pix_loss=True)
+    )
+    config.optimizer = ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=dict(
+                schedule="cosine", start=batch.to_float() * (1.5e-4 / 256), end=0.0, epochs=epochs, warmup_epochs=40
+            ),
+            weight_decay=dict(schedule="constant", value=0.05),
+            b1=0.9,
+            b2=0.95,
+            no_decay=("bias", "scale"),
+        )
+    )
+    if variant in ("vitl16", "vith14"):
+        config.models.encoder.update(size=variant[3], patch_size=int(variant[4:]))
+        config.epochs = 1600
+    elif variant == "video":
+        video(config)
+    elif variant == "cifar10":
+        cifar10(config)
+    elif variant == "smoke":
+        configuration.smoke(config)
+    elif variant:
+        raise InputError(f"configs/mae.py has the variants vitl16, vith14, video, cifar10 and smoke, not {variant!r}.")
+    return config
+
+
+def video(config: ConfigDict) -> None:
+    """Learn from windows: the loader's random box is the crop, so that the view is only resized and mirrored."""
+    config.batch_size, config.samples_per_epoch = 1024, 320_000
+    config.data = ConfigDict(
+        dict(
+            name="windows",
+            video=(),
+            frames=8,
+            gap=1 / 3,
+            size=256,
+            scale=(0.2, 1.0),
+            seconds=(None, None),
+            bad_share=0.001,
+        )
+    )
+    config.views.scale = (1.0, 1.0)
+    config.models.decoder.update(hidden=384, depth=4, heads=6)
+    config.objective.update(frames=config.data.get_ref("frames"), size=config.data.get_ref("size"), mask_ratio=0.9)
+
+
+def cifar10(config: ConfigDict) -> None:
+    """Make the recipe fit for images of 32 pixels, 2 CPU cores and minutes."""
+    config.batch_size, config.epochs, config.samples_per_epoch = 256, 10, 50_000
+    config.data.size, config.views.size = 32, 32
+    config.models.encoder.update(width=128, depth=4, heads=4, patch_size=4, dtype="float32", remat="none")
+    config.models.decoder.update(hidden=64, depth=1, heads=4, dtype="float32", remat="none")
+    config.optimizer.learning_rate.update(start=1e-3, warmup_epochs=1)
+    config.checkpoint.every = 500

@@ -1,0 +1,73 @@
+"""Blocks of one kind, their parameters stacked, run by one scan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ssljax.mesh import replicate, shard_batch
+from ssljax.models.attention import padded_length
+from ssljax.models.blocks import Block
+
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda f: f,
+    "full": functools.partial(jax.checkpoint, prevent_cse=False),
+    "dots": functools.partial(
+        jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+"""What the backward pass recomputes: nothing; all in a block; all but the outputs of linear layers."""
+
+
+def stacked_blocks(depth: int, *, rngs: nnx.Rngs, **arguments: Any) -> Block:
+    """Return a `Block` whose every parameter has a leading axis of `depth` layers, each started by itself."""
+    return nnx.vmap(lambda key: Block(**arguments, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), depth))
+
+
+def run_blocks(
+    blocks: Block,
+    tokens: Float[Array, "b n d"],
+    *,
+    depth: int,
+    attention: str,
+    remat: str,
+    wanted: Sequence[int] = (),
+    drop: Float[Array, "depth b 2"] | None = None,
+) -> tuple[list[Array], Float[Array, "b n d"]]:
+    """Return the inputs of the wanted blocks (number `depth` is the output of the last) and the last output.
+
+    Args:
+        blocks: As `stacked_blocks` returns them.
+        tokens: The first block's input.
+        depth: Number of blocks.
+        attention: "xla" or "cudnn", as `implementation_of` says.
+        remat: A key of `REMAT`.
+        wanted: Numbers of blocks.
+        drop: See `drop_path_factors`; None is without.
+    """
+    count = tokens.shape[1]
+    padding = padded_length(count, attention) - count
+    tokens = jnp.pad(tokens, ((0, 0), (0, padding), (0, 0)))
+    graphdef, stack = nnx.split(blocks)
+
+    @REMAT[remat]
+    def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
+        layer = jax.tree.map(replicate, layer)  # where weights are sharded, one layer's are gathered at a time
+        return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
+
+    def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
+        tokens, inputs = shard_batch(carry)
+        index, weights, drop = layer
+        inputs = [jnp.where(index == i, tokens, kept) for i, kept in zip(wanted, inputs, strict=True)]
+        return (block(tokens, weights, drop), inputs), None
+
+    start = (tokens, [jnp.zeros_like(tokens) for _ in wanted])
+    (tokens, inputs), _ = jax.lax.scan(body, start, (jnp.arange(depth), stack, drop))
+    inputs = [tokens if i == depth else kept for i, kept in zip(wanted, inputs, strict=True)]
+    return [kept[:, :count] for kept in inputs], tokens[:, :count]
