@@ -95,10 +95,10 @@ def temporary(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
     """Write a file, whole or not at all."""
     with temporary(path) as file:
-        file.write_text(json.dumps(value, indent=1))
+        file.write_text(json.dumps(value, indent=indent))
 
 
 def finished_segment(output: Path, number: int) -> dict | None:
@@ -154,7 +154,7 @@ def write_segment(
             path.unlink()
             return False
         if times:
-            _verify(path, len(times), digest.hexdigest(), check)
+            verify(path, len(times), digest.hexdigest(), check)
             size = path.stat().st_size
         else:
             path.unlink()
@@ -163,8 +163,8 @@ def write_segment(
     return True
 
 
-def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object]) -> None:
-    """Read a record file back; OSError if it does not hold what was written, or a frame that does not decode."""
+def verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object] = len) -> None:
+    """Read a record file back; OSError if it does not hold what was written, or a record that `check` refuses."""
     digest = hashlib.sha256()
     try:
         reader = ArrayRecordReader(str(path))
@@ -177,11 +177,11 @@ def _verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], objec
     except (RuntimeError, ValueError, IndexError) as error:
         raise OSError(f"{path} cannot be read back ({error}): is the disk full or failing?") from error
     if found != frames or digest.hexdigest() != sha256:
-        raise OSError(f"{path} holds {found} frames that are not the {frames} written: is the disk full or failing?")
+        raise OSError(f"{path} holds {found} records that are not the {frames} written: is the disk full or failing?")
 
 
 def clean(output: Path) -> None:
     """Remove the traces of the work, once the index is there."""
-    for pattern in ("segment-*.json", ".frames-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
+    for pattern in ("segment-*.json", ".frames-*.tmp", ".images-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)

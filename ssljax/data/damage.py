@@ -1,7 +1,9 @@
 """Records that cannot be read at training time: named, counted, and too many of them an error."""
 
+import functools
 import sys
 import threading
+from collections.abc import Callable
 
 from ssljax.errors import InputError
 
@@ -16,19 +18,20 @@ class Damage:
     """The count of one process: of windows asked for, and of those that were replaced because a frame was damaged.
 
     share: how many of the windows may be replaced; from the first one on if it is 0, else never fewer than 10 in all.
+    sample, fault: what one is called, and what is said of one that is replaced.
     Safe to use from several threads; a copy that is sent to another process counts anew.
     """
 
-    def __init__(self, share: float):
+    def __init__(self, share: float, *, sample: str = "window", fault: str = "had a damaged frame"):
         if not 0 <= share <= 1:
             raise InputError(
-                f"bad_share ({share}) must lie between 0 and 1: the part of the windows that may be damaged"
+                f"bad_share ({share}) must lie between 0 and 1: the part of the {sample}s that may be damaged"
             )
-        self.share = share
+        self.share, self._sample, self._fault = share, sample, fault
         self._lock, self._asked, self._replaced, self._named = threading.Lock(), 0, 0, set[str]()
 
-    def __reduce__(self) -> tuple[type["Damage"], tuple[float]]:
-        return Damage, (self.share,)
+    def __reduce__(self) -> tuple[Callable[..., "Damage"], tuple[float]]:
+        return functools.partial(Damage, sample=self._sample, fault=self._fault), (self.share,)
 
     def ask(self) -> None:
         """Count a window that was asked for."""
@@ -44,8 +47,11 @@ class Damage:
             self._named.add(str(error))
         if replaced > max(LEAST if self.share else 0, self.share * asked):
             raise InputError(
-                f"{replaced} of {asked} windows had a damaged frame, more than bad_share ({self.share:g}) allows; "
+                f"{replaced} of {asked} {self._sample}s {self._fault}, more than bad_share ({self.share:g}) allows; "
                 f"the last: {error}"
             ) from error
         if new:
-            print(f"ssljax: {error}; another window takes its place ({replaced} of {asked} so far)", file=sys.stderr)
+            print(
+                f"ssljax: {error}; another {self._sample} takes its place ({replaced} of {asked} so far)",
+                file=sys.stderr,
+            )

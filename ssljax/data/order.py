@@ -27,7 +27,9 @@ class Order:
             self._order = _shuffled(0, int(self._first[-1]), seed)
             return
         if len(weights) != len(counts):
-            raise InputError(f"{len(weights)} weights were given for {len(counts)} videos: give one for each, or none")
+            raise InputError(
+                f"{len(weights)} weights were given for {len(counts)} videos or data sets: give one for each, or none"
+            )
         if not all(weight > 0 and np.isfinite(weight) for weight in weights):
             raise InputError(f"weights {list(weights)} must all be positive numbers")
         # repeated one by one, since a mix ends with its first member that ends

@@ -3,38 +3,38 @@
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from ssljax.data.damage import DamagedFrame
-from ssljax.data.index import VideoIndex, read_index
+from ssljax.data.index import Segment, VideoIndex, read_index
 from ssljax.data.tiles import Box, decode
 
 # Riegeli's defaults are for reading in order: they would read ahead megabytes for each frame.
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
-class Records:
-    """The stored frames of one prepared video, by number.
+class Shards:
+    """The records of a folder's ArrayRecord files, by number, one file's after the other's.
 
     Files are opened at first use in each process (a reader made before a fork hangs or aborts) and then shared by its
     threads (ArrayRecord's reads by number are thread-safe). It can be pickled and sent to a worker.
 
-    ArrayRecord keeps a 64-bit hash of every record and compares it at each read, so that no flipped bit gets through:
-    a frame that is not what was written raises DamagedFrame.
+    ArrayRecord keeps a 64-bit hash of every record and compares it at each read, so that no flipped bit gets through.
     """
 
-    def __init__(self, index: VideoIndex):
-        self.index = index
-        self._first = np.cumsum([0] + [segment.frames for segment in index.segments])
+    def __init__(self, folder: Path, segments: Sequence[Segment]):
+        self._folder, self._segments = folder, tuple(segments)
+        self._first = np.cumsum([0] + [segment.frames for segment in segments])
         self._forget()
 
     def _forget(self) -> None:
         self._lock, self._process, self._readers = threading.Lock(), os.getpid(), dict[int, ArrayRecordReader]()
 
     def __getstate__(self) -> dict:
-        return {"index": self.index, "_first": self._first}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_process", "_readers")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -48,16 +48,35 @@ class Records:
             with self._lock:
                 reader = self._readers.get(number)
                 if reader is None:
-                    path = self.index.folder / self.index.segments[number].file
+                    path = self._folder / self._segments[number].file
                     reader = ArrayRecordReader(str(path), _RANDOM_ACCESS, file_reader_buffer_size=64 * 1024)
                     self._readers[number] = reader
         return reader
 
+    def _segment(self, number: int) -> int:
+        return int(np.searchsorted(self._first, number, side="right")) - 1
+
+    def file(self, number: int) -> Path:
+        """The file that holds record `number`."""
+        return self._folder / self._segments[self._segment(number)].file
+
+    def read(self, number: int) -> bytes:
+        """Record `number`; RuntimeError, ValueError, IndexError or OSError where it is not what was written."""
+        segment = self._segment(number)
+        return self._reader(segment).read([int(number - self._first[segment])])[0]
+
+
+class Records(Shards):
+    """The stored frames of one prepared video, by number: see `Shards`. A damaged one raises DamagedFrame."""
+
+    def __init__(self, index: VideoIndex):
+        super().__init__(index.folder, index.segments)
+        self.index = index
+
     def stored(self, frame: int) -> bytes:
         """The stored bytes of frame number `frame` (0 <= frame < number of stored frames)."""
-        segment = int(np.searchsorted(self._first, frame, side="right")) - 1
         try:
-            return self._reader(segment).read([int(frame - self._first[segment])])[0]
+            return self.read(frame)
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._damaged(frame, error) from error
 
@@ -78,9 +97,8 @@ class Records:
             raise self._damaged(frame, error) from error
 
     def _damaged(self, frame: int, error: Exception) -> DamagedFrame:
-        segment = self.index.segments[int(np.searchsorted(self._first, frame, side="right")) - 1]
         return DamagedFrame(
-            f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.index.folder / segment.file} cannot be read "
+            f"frame {frame} ({self.index.times[frame]:.3f} s) of {self.file(frame)} cannot be read "
             f"({error}): copy it again, or prepare the video again"
         )
 

@@ -195,6 +195,13 @@ def _check_arguments(
         raise InputError(f"gap ({gap} s) must be more than 0")
     if stride is not None and not 0 < stride < math.inf:
         raise InputError(f"stride ({stride} s) must be more than 0, or None for every stored frame")
+    check_crop(scale, ratio)
+    if seconds is not None and len(seconds) != 2:
+        raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
+
+
+def check_crop(scale: Pair, ratio: Pair | None) -> None:
+    """InputError if they are no ranges that `crop_box` can draw from."""
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise InputError(
             f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame"
@@ -203,8 +210,6 @@ def _check_arguments(
         raise InputError(f"scale {tuple(scale)} asks for a crop larger than the frame: it may be 1 at most")
     if ratio is not None and (len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]):
         raise InputError(f"ratio {tuple(ratio)} must be two rising numbers above 0, or None for a centred square")
-    if seconds is not None and len(seconds) != 2:
-        raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
 
 
 def part(index: VideoIndex, seconds: Span | None) -> tuple[float, float]:

@@ -1,0 +1,262 @@
+"""Images of prepared sets: endless and shuffled for training, in order with their labels for evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from ssljax.data.damage import Damage, DamagedFrame
+from ssljax.data.imageset import ImageSet, ImageSource, find_image_sets
+from ssljax.data.order import Order
+from ssljax.data.tiles import Box
+from ssljax.data.windows import Number, Pair, check_crop, crop_box
+from ssljax.errors import InputError
+
+_JPEG = b"\xff\xd8"
+_SMALL = 64  # pixels: below this an evaluation sees whole images, since a margin would be most of what there is
+_MARGIN = 256 / 224
+
+
+class Images:
+    """Every image of prepared sets, in a global order: infinite, random access. The samples are those of `Frames`.
+
+    Args:
+        data: A folder made by `python -m data_prep.images`, or a list of them.
+        size: Side of the square canvas in pixels.
+        seed: Of order and crops: sample i derives from (seed, i) alone.
+        weights: How often each set is drawn, in proportion; None draws every image equally often.
+        scale: A random box of the image, a part (smallest, largest) of its area, is resized to the canvas.
+        ratio: Of the box's width to its height (smallest, largest); None takes the largest centred square instead.
+        antialias: False samples by plain bilinear interpolation of the whole image.
+        bad_share: The part of the samples whose record may be damaged; another image of the set takes the place of
+            such a one, and beyond this share (and 10 samples) InputError ends the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        size: int,
+        seed: int = 0,
+        weights: Sequence[Number] | None = None,
+        scale: Pair = (0.2, 1.0),
+        ratio: Pair | None = (3 / 4, 4 / 3),
+        antialias: bool = True,
+        bad_share: Number = 0.001,
+    ) -> None:
+        self._crops = Crops(
+            find_image_sets(data),
+            size=size,
+            seed=seed,
+            weights=weights,
+            scale=scale,
+            ratio=ratio,
+            antialias=antialias,
+            bad_share=bad_share,
+        )
+        self.checksum = self._crops.checksum
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
+        return self._crops[position]
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """Return where the image comes from; see `Crops.describe`."""
+        return self._crops.describe(position)
+
+
+class Crops:
+    """Random resized crops of images from any sources; the arguments are those of `Images`."""
+
+    def __init__(
+        self,
+        sources: Sequence[ImageSource],
+        *,
+        size: int,
+        seed: int = 0,
+        weights: Sequence[Number] | None = None,
+        scale: Pair = (0.2, 1.0),
+        ratio: Pair | None = (3 / 4, 4 / 3),
+        antialias: bool = True,
+        bad_share: Number = 0.001,
+    ) -> None:
+        if size < 1:
+            raise InputError(f"size ({size}) must be at least 1")
+        check_crop(scale, ratio)
+        self._sources, self._size, self._seed, self._antialias = list(sources), size, seed, antialias
+        self._scale, self._ratio = tuple(scale), ratio and tuple(ratio)
+        self._order = Order([source.count for source in sources], seed=seed, weights=weights)
+        self._damage = Damage(float(bad_share), sample="image", fault="were damaged")
+        self.checksum = hashlib.sha256("".join(source.checksum for source in sources).encode()).hexdigest()
+
+    def __getitem__(self, position: int) -> dict[str, np.ndarray]:
+        """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
+        return {"image": self._read(position)[0], "position": np.asarray(position, np.uint32)}
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """Return where the image comes from: {"data", "image" (its name), "box" (top, left, height, width)}.
+
+        It reads the image, to know whether another one takes its place.
+        """
+        _, source, number, box = self._read(position)
+        return {"data": self._sources[source].where, "image": self._sources[source].name(number), "box": list(box)}
+
+    def _read(self, position: int) -> tuple[np.ndarray, int, int, Box]:
+        """(canvas, source, number, box) of the first try that meets no damaged record."""
+        self._damage.ask()
+        source, start = self._order[position]
+        images = self._sources[source]
+        for attempt in itertools.count():
+            random = np.random.Generator(
+                np.random.Philox(key=[self._seed % 2**64, position], counter=[0, 0, 0, attempt])
+            )
+            number = int(random.integers(images.count)) if attempt else start
+            try:
+                canvas, box = self._cut(images, number, random)
+                break
+            except DamagedFrame as error:
+                self._damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
+        return canvas, source, number, box
+
+    def _cut(self, images: ImageSource, number: int, random: np.random.Generator) -> tuple[np.ndarray, Box]:
+        encoded = images.encoded(number)
+        try:
+            height, width = picture_size(encoded)
+            box = crop_box(random, height, width, self._scale, self._ratio)
+            return resized_box(encoded, (height, width), box, self._size, antialias=self._antialias), box
+        except ValueError as error:
+            raise _undecodable(images, number, error) from error
+
+
+def _undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFrame:
+    return DamagedFrame(f"image {number} ({images.name(number)}) of {images.where} cannot be decoded ({error})")
+
+
+def picture_size(encoded: bytes) -> tuple[int, int]:
+    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither."""
+    if encoded.startswith(_JPEG):
+        return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+    if encoded[12:16] != b"IHDR":
+        raise ValueError("it is neither JPEG nor PNG")
+    return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
+
+
+def decode(encoded: bytes, *, factor: int = 1) -> np.ndarray:
+    """Return a JPEG or PNG as RGB uint8 [h, w, 3], a JPEG 1, 2, 4 or 8 times smaller; ValueError if it is damaged."""
+    if encoded.startswith(_JPEG):
+        height, width = picture_size(encoded)
+        least = dict(min_height=-(-height // factor), min_width=-(-width // factor), min_factor=2) if factor > 1 else {}
+        return simplejpeg.decode_jpeg(encoded, strict=False, **least)
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("it is not a whole PNG")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def resized_box(encoded: bytes, shape: tuple[int, int], box: Box, size: int, *, antialias: bool = True) -> np.ndarray:
+    """Return a box of a picture, resized: uint8 [size, size, 3].
+
+    As frames are cut: a box more than twice the canvas is halved in the JPEG decoder, and what is resized bilinearly
+    then shrinks by less than 2. What the decoder cannot halve (PNG, or more than 8 times) is averaged by area.
+
+    Args:
+        shape: Height and width of the picture, as its header says.
+        box: (top, left, height, width) in its pixels.
+    """
+    height, width = shape
+    top, left, h, w = box
+    factor = 1
+    while antialias and factor < 8 and h >= 2 * factor * size and w >= 2 * factor * size:
+        factor *= 2
+    pixels = decode(encoded, factor=factor)
+    y, x = pixels.shape[0] / height, pixels.shape[1] / width
+    first, start = round(top * y), round(left * x)
+    crop = pixels[first : max(round((top + h) * y), first + 1), start : max(round((left + w) * x), start + 1)]
+    shrinks = antialias and min(crop.shape[:2]) >= 2 * size
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class Labelled:
+    """A labelled set in its own order, as evaluations read it, any number of times.
+
+    Iterating gives (images uint8 [b, size, size, 3], labels int32 [b]), the last batch perhaps shorter. Images are cut
+    as `evaluation_view` says.
+
+    Attributes:
+        classes: Their names.
+
+    Args:
+        data: A folder made by `python -m data_prep.images`, or any `ImageSource`.
+        size: Side in pixels.
+        batch_size: Images a batch.
+        threads: That decode.
+
+    Raises:
+        InputError: The data are not prepared, or have no labels.
+    """
+
+    def __init__(
+        self, data: str | os.PathLike[str] | ImageSource, *, size: int, batch_size: int = 256, threads: int = 2
+    ) -> None:
+        self.source: ImageSource = ImageSet(data) if isinstance(data, (str, os.PathLike)) else data
+        if size < 1 or batch_size < 1:
+            raise InputError(f"size ({size}) and batch_size ({batch_size}) must be at least 1")
+        labels = self.source.labels()
+        if labels is None:
+            raise InputError(
+                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, or name "
+                "another data set"
+            )
+        self.classes, self.checksum = self.source.classes, self.source.checksum
+        self._labels, self._size, self._batch, self._threads = labels, size, batch_size, threads
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.source.count
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Read the images, a batch ahead."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            starts = range(0, len(self), self._batch)
+            batches = [range(start, min(start + self._batch, len(self))) for start in starts]
+            ahead = [pool.submit(self._view, number) for number in batches[0]]
+            try:
+                for batch, following in itertools.zip_longest(batches, batches[1:], fillvalue=range(0)):
+                    pending, ahead = ahead, [pool.submit(self._view, number) for number in following]
+                    yield np.stack([view.result() for view in pending]), self._labels[batch.start : batch.stop]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _view(self, number: int) -> np.ndarray:
+        try:
+            return evaluation_view(decode(self.source.encoded(number)), self._size)
+        except DamagedFrame:
+            raise
+        except ValueError as error:
+            raise _undecodable(self.source, number, error) from error
+
+
+def evaluation_view(image: np.ndarray, size: int) -> np.ndarray:
+    """Return the middle of an RGB image uint8 [h, w, 3] as uint8 [size, size, 3].
+
+    From 64 pixels on its short side is resized (bicubic, antialiased) to size * 256 / 224 and the centre cut out, as
+    the evaluations of DINO and their predecessors do; below, the short side is resized to `size` itself, so that an
+    image of that size stays as it is.
+    """
+    height, width = image.shape[:2]
+    short = round(size * _MARGIN) if size >= _SMALL else size
+    if min(height, width) != short:
+        scaled = (short, int(short * height / width)) if width < height else (int(short * width / height), short)
+        image = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling.BICUBIC))
+        height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
