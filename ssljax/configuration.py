@@ -44,7 +44,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     """Shrink a recipe to two updates of a tiny model on a CPU, for tests."""
     config.batch_size, config.epochs, config.samples_per_epoch = 8, 1, 16
     if config.models.encoder.name == "resnet":
-        config.models.encoder.update(depth=18, width_multiplier=0.125, dtype="float32")
+        config.models.encoder.update(depth=18, blocks=(1, 1), width_multiplier=0.125, dtype="float32")
     else:
         config.models.encoder.update(width=32, depth=2, heads=4, patch_size=8, image_size=32, dtype="float32")
     if "head" in config.models:
