@@ -21,7 +21,7 @@ from ssljax.objectives.simclr import SimCLR, pair_metrics, two_views
 from ssljax.ops import keys as rng
 from ssljax.ops.augment import image_views
 
-RESNET = functools.partial(resnet, 18, blocks=(1, 1), width_multiplier=0.125, stem="cifar")
+RESNET = functools.partial(resnet, 18, blocks=(1,), width_multiplier=0.25, stem="cifar")
 VIT = functools.partial(ViT, image_size=8, patch_size=4, width=16, depth=1, heads=2)
 
 
@@ -49,9 +49,12 @@ def batch(n=8):
 
 
 def started(objective):
-    """Return parameters in general position (a ResNet's blocks start as shortcuts) and the state."""
+    """Return parameters in general position and the state: blocks start as shortcuts, and a ViT with all images alike.
+
+    Alike, a batch norm divides by next to nothing, and rounding is all that is left.
+    """
     params, state = objective.init(jax.random.key(0))
-    wave = lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
+    wave = lambda x: 5 * x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)  # noqa: E731
     return jax.tree.map(wave, params), state
 
 
@@ -115,53 +118,43 @@ def test_mocov3_equals_its_formula():
     )
 
 
-@pytest.mark.parametrize("kind", [SimCLR, MoCoV3])
-@pytest.mark.parametrize("encoder", [RESNET, VIT])
-def test_eight_devices_give_one_devices_updates(kind, encoder):
+@pytest.mark.parametrize(("kind", "encoder"), [(SimCLR, RESNET), (MoCoV3, VIT)])
+def test_eight_devices_give_one_devices_loss_gradient_and_statistics(kind, encoder):
     objective = make(kind, encoder, block_size=6)
-    optimizer = optim.lars(learning_rate=optim.constant(value=0.5), weight_decay=optim.constant(value=1e-4))
+    params, state = started(objective)
 
-    def run(layout, devices):
-        devices = mesh.make_mesh(layout, devices)
-        with jax.set_mesh(devices):
-            state = step.initial_state(objective, optimizer, 0, devices)
-            update = jax.jit(step.make_train_step(objective, optimizer, seed=0))
-            losses = []
-            for _ in range(3):
-                state, metrics = update(state, mesh.to_mesh(devices, jax.tree.map(np.asarray, batch(16)), 16))
-                losses.append(float(metrics["loss"]))
-        return losses, state
+    def gradient(params, state, batch):
+        def loss(params):
+            out = objective.loss(params, state, batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+            return out.loss, out
+
+        return jax.grad(loss, has_aux=True)(params)
 
     with jax.default_matmul_precision("highest"):
-        one, state = run("", jax.devices()[:1])
-        many, sharded = run("fsdp=4", None)
-    np.testing.assert_allclose(many, one, rtol=1e-5)
-    assert one[0] != one[1]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded.state, state.state)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), sharded.params, state.params)
+        one = jax.jit(gradient)(params, state, batch(16))
+        devices = mesh.make_mesh("fsdp=4")
+        with jax.set_mesh(devices):
+            placed = jax.device_put((params, state), mesh.shardings((params, state), devices, min_size=64))
+            rows = mesh.to_mesh(devices, jax.tree.map(np.asarray, batch(16)), 16)
+            many = jax.jit(gradient)(*placed, rows)
+    for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(b).max()))
 
 
-@pytest.mark.parametrize("kind", [SimCLR, MoCoV3])
-def test_a_few_updates_bring_views_together(kind):
-    objective, optimizer = make(kind), optax.adam(3e-3)
+def test_a_few_updates_bring_views_together():
+    objective, optimizer = (
+        make(SimCLR),
+        optim.lars(learning_rate=optim.constant(value=2.0), weight_decay=optim.constant(value=1e-6)),
+    )
+    update = jax.jit(step.make_train_step(objective, optimizer, seed=0))
     params, state = objective.init(jax.random.key(0))
-    before = jax.tree.map(jnp.copy, state)
-
-    @jax.jit
-    def update(params, state, moments, number):
-        loss = lambda params: objective.loss(params, state, batch(16), jax.random.key(number), number)  # noqa: E731
-        gradient, out = jax.grad(lambda params: (loss(params).loss, loss(params)), has_aux=True)(params)
-        updates, moments = optimizer.update(gradient, moments)
-        params = optax.apply_updates(params, updates)
-        return params, objective.after_update(params, state, out.statistics, number), moments, out
-
-    moments, outs = optimizer.init(params), []
-    for number in range(20):
-        params, state, moments, out = update(params, state, moments, number)
-        outs.append(out)
-    assert outs[-1].loss < outs[0].loss - 0.1
-    assert outs[-1].metrics["accuracy"] > 0.5
-    assert jax.tree.structure(before) == jax.tree.structure(state)
+    current, seen = step.TrainState(jnp.zeros((), jnp.int32), params, state, optimizer.init(params)), []
+    for _ in range(30):
+        current, metrics = update(current, batch(16))
+        seen.append(metrics)
+    assert seen[-1]["loss"] < seen[0]["loss"] - 0.3
+    assert seen[-1]["accuracy"] > 0.5
+    assert jax.tree.map(jnp.shape, current.state) == jax.tree.map(jnp.shape, state)
 
 
 def test_metrics_tell_collapse():
@@ -214,7 +207,7 @@ def test_views_are_the_asymmetric_ones():
         global_solarise_probabilities=(0.0, 1.0),
     )
     images = jnp.full((3, 12, 12, 3), 255, jnp.uint8)  # white, which blurring leaves and solarisation turns black
-    pairs = two_views(one, images, jax.random.split(jax.random.key(0), 3))
+    pairs = jax.jit(functools.partial(two_views, one))(images, jax.random.split(jax.random.key(0), 3))
     assert np.all(pairs[:, 0] > 2) and np.all(pairs[:, 1] < -1.5)
 
 
