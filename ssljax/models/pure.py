@@ -52,9 +52,9 @@ class Pure:
 
     def train(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
         """Call the module, its batch norms using the batch's own statistics; return the output and these."""
-        graphdef, _, unused = nnx.split(self.abstract, nnx.Param, nnx.BatchStat)
-        unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), unused)
-        module = nnx.merge(graphdef, nnx.State(params), unused, copy=True)
+        statistics = nnx.to_pure_dict(nnx.state(self.abstract, nnx.BatchStat))
+        unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics)
+        module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(combine(params, unused)), copy=True)
         module.train()
         output = module(*args, **kwargs)
         return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))

@@ -88,7 +88,7 @@ def test_projector_equals_numpy(layers, last_norm):
             scale, bias = random.uniform(0.5, 2, 16), random.normal(size=16)
             params[f"norm{i}"] = {"scale": jnp.asarray(scale, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
             y = np.maximum(y * scale + bias, 0)
-    np.testing.assert_allclose(net.train(params, x)[0], y, atol=1e-5)
+    np.testing.assert_allclose(net.train(params, jnp.asarray(x))[0], y, atol=1e-5)
 
 
 def test_a_projector_of_nothing_is_refused():
