@@ -1,9 +1,11 @@
-"""DINO on the frames of videos (Caron et al., ICCV 2021): ViT-S/16, 100 epochs of 1,281,167 images.
+"""DINO (Caron et al., ICCV 2021) on the frames of videos: ViT-S/16, 100 epochs of 1,281,167 images.
 
     ssljax prepare video venice.mp4 --output venice/
     ssljax train --config configs/dino.py --workdir runs/dino --config.data.video=venice/
 
-Variants, after a colon: `vitb16`; `smoke`, two updates for tests.
+Variants, after a colon: `vitb16`; `smoke`, two updates for tests. Of prepared images (--config.data.data=imagenet/)
+learn `images`, the paper's recipe for 300 epochs of ImageNet, and `cifar10`, a small network on 32 pixels that learns
+in minutes on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -96,8 +98,43 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     if variant == "vitb16":
         config.models.encoder.size = "b"
+    elif variant == "images":
+        images(config)
+    elif variant == "cifar10":
+        images(config)
+        cifar10(config)
     elif variant == "smoke":
         configuration.smoke(config)
     elif variant:
-        raise InputError(f"configs/dino.py has the variants vitb16 and smoke, not {variant!r}.")
+        raise InputError(f"configs/dino.py has the variants vitb16, images, cifar10 and smoke, not {variant!r}.")
     return config
+
+
+def images(config: ConfigDict) -> None:
+    """Learn from images as the paper's ViT-S/16 does: views of 0.25 to 1 and 0.05 to 0.25, no clipping."""
+    config.epochs = 300
+    # ratio None: the largest centred square, so that the views are cut once, not twice
+    config.data = ConfigDict({"name": "images", "data": (), "size": 320, "ratio": None, "bad_share": 0.001})
+    config.objective.size = config.data.get_ref("size")
+    config.views.update(global_scale=(0.25, 1.0), local_scale=(0.05, 0.25), locals=10)
+    config.models.head.norm_last_layer = False
+    config.objective.teacher_temperature.update(start=0.04, end=0.07)
+    config.optimizer.learning_rate.end = 1e-5
+    config.optimizer.clip_norm = None
+
+
+def cifar10(config: ConfigDict) -> None:
+    """Shrink it to 32 pixels and to minutes on two CPU cores: 0.8 million parameters in the encoder, no blur."""
+    config.batch_size, config.epochs, config.samples_per_epoch = 256, 30, 2560
+    config.data.size = 32
+    config.views.update(global_size=32, global_scale=(0.25, 1.0), local_size=16, local_scale=(0.05, 0.25), locals=4)
+    config.views.update(global_blur_probabilities=(0.0, 0.0), local_blur_probability=0.0)
+    config.models.encoder.update(
+        width=128, depth=4, heads=4, patch_size=4, drop_path=0.0, dtype="float32", remat="none"
+    )
+    config.models.head.update(prototypes=1024, hidden=256, bottleneck=64, norm_last_layer=True, dtype="float32")
+    config.objective.teacher_temperature.update(start=0.04, end=0.04)
+    config.objective.momentum.start = 0.99
+    config.optimizer.learning_rate.update(start=1e-3, warmup_epochs=3)
+    config.optimizer.clip_norm = 3.0
+    config.log.every, config.checkpoint.every = 10, 100

@@ -22,8 +22,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    config.data = ConfigDict(dict(name="images", data=(), size=256))
-    config.views = ConfigDict(dict(name="crop_view", size=224, scale=(0.2, 1.0)))
+    # The loader's box is the paper's crop; the view takes all of it, resized and perhaps mirrored.
+    config.data = ConfigDict(dict(name="images", data=(), size=256, scale=(0.2, 1.0), bad_share=0.001))
+    config.views = ConfigDict(dict(name="crop_view", size=224, scale=(1.0, 1.0)))
     encoder = dict(
         name="vit",
         size="b",
@@ -73,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def video(config: ConfigDict) -> None:
-    """Learn from windows: the loader's random box is the crop, so that the view is only resized and mirrored."""
+    """Learn from windows of 8 frames, a third of a second apart."""
     config.batch_size, config.samples_per_epoch = 1024, 320_000
     config.data = ConfigDict(
         dict(
@@ -87,7 +88,6 @@ def video(config: ConfigDict) -> None:
             bad_share=0.001,
         )
     )
-    config.views.scale = (1.0, 1.0)
     config.models.decoder.update(hidden=384, depth=4, heads=6)
     config.objective.update(frames=config.data.get_ref("frames"), size=config.data.get_ref("size"), mask_ratio=0.9)
 

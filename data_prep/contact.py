@@ -22,7 +22,8 @@ def write_contact(index: VideoIndex) -> None:
     sheet = np.zeros((-(-count // _COLUMNS) * height, min(count, _COLUMNS) * width, 3), np.uint8)
     records = Records(index)
     for i, number in enumerate(np.linspace(0, len(index.times) - 1, count).round().astype(int).tolist()):
-        picture = cv2.resize(records.decode(number), (width, height), interpolation=cv2.INTER_AREA)
+        picture = records.decode(number, least_height=height, least_width=width)
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         for thickness, colour in ((3, (0, 0, 0)), (1, (255, 255, 255))):
             place = (4, height - 6)
             cv2.putText(

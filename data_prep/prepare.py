@@ -143,7 +143,7 @@ def _prepare_segments(
 ) -> None:
     """Do what of the shard is not done yet, in parallel. The first error stops the others."""
     width, height = shape.stored
-    check = functools.partial(decode_record, height=height, width=width)
+    check = functools.partial(decode_record, height=height, width=width, factor=8)  # every bit is read at any size
     mine = range(shard[0] - 1, len(jobs), shard[1])
     todo = [number for number in mine if finished_segment(output, number) is None]
     bounds = np.searchsorted(timeline.pts, np.append(timeline.keys, np.iinfo(np.int64).max))

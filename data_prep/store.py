@@ -75,10 +75,13 @@ def difference(was: Any, now: Any) -> str:
 
 
 def claim(output: Path, plan: dict) -> None:
-    """Make the folder and write down whose it is."""
-    output.mkdir(parents=True, exist_ok=True)
-    if not (output / PLAN).is_file():
-        write_json(output / PLAN, plan)
+    """Make the folder and write down whose it is; InputError if nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not (output / PLAN).is_file():
+            write_json(output / PLAN, plan)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
 
 
 @contextmanager
@@ -182,6 +185,6 @@ def verify(path: Path, frames: int, sha256: str, check: Callable[[bytes], object
 
 def clean(output: Path) -> None:
     """Remove the traces of the work, once the index is there."""
-    for pattern in ("segment-*.json", ".frames-*.tmp", ".images-*.tmp", ".segment-*.tmp", f".{PLAN}*.tmp", PLAN):
+    for pattern in ("segment-*.json", ".*.tmp", PLAN):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)

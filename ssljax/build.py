@@ -7,17 +7,21 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
 from ssljax import checkpoint, mesh, optim, step
 from ssljax.data.frames import Frames
+from ssljax.data.images import Images
+from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
+from ssljax.evaluate.periodic import Periodic, labelled_pair
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -41,7 +45,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
         "mae_decoder": MAEDecoder,
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
-    "data": {"frames": Frames, "windows": Windows},
+    "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }
@@ -76,17 +80,36 @@ COUNTS = (
 )
 """Keys of every config whose values must be at least 1."""
 
+NUMBERS = ("seed", "loader.workers")
+"""Keys of every config whose values must be at least 0."""
 
-def check_counts(config: ConfigDict) -> None:
-    """Check the numbers that the loop divides by or counts to.
+
+def check_numbers(config: ConfigDict) -> None:
+    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
 
     Raises:
-        InputError: One is less than 1.
+        InputError: One is less than it may be, or not a number.
     """
-    for name in COUNTS:
-        value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-        if value < 1:
-            raise InputError(f"config.{name} is {value}; give at least 1.")
+    for name, value in _leaves(config.to_dict()):
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"config.{name} is {value}; give a finite number.")
+        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
+            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
+    for least, names in ((1, COUNTS), (0, NUMBERS)):
+        for name in names:
+            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+            if not value >= least:
+                raise InputError(f"config.{name} is {value}; give at least {least}.")
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of all that is not a section."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -142,6 +165,34 @@ def dataset(config: ConfigDict) -> Any:
         InputError: The data cannot be used; see the data set.
     """
     return _call(config, "data", seed=config.seed)
+
+
+def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh) -> Periodic:
+    """Return the evaluation while training; it never falls due where `evaluate.every` is 0.
+
+    Raises:
+        InputError: Its data cannot be used.
+    """
+    section = config.evaluate.to_dict()
+    knn = section.pop("knn")
+    _check("evaluate", Periodic, {**section, "objective": built, "mesh": devices, "size": 1})
+    _check("evaluate.knn", labelled_pair, knn)
+    if knn["size"] is None:
+        knn["size"] = image_size(config) if section["every"] else 0
+    return Periodic(built, devices, **section, **knn)
+
+
+def image_size(config: ConfigDict) -> int:
+    """Return the side in pixels of the images that a run's encoder is trained on.
+
+    Raises:
+        InputError: The config does not say it.
+    """
+    views, encoder = config.get("views", {}), config.models.encoder
+    for size in (views.get("global_size"), views.get("size"), encoder.get("image_size")):
+        if size is not None:
+            return size
+    raise InputError("The config does not say on what size of images the encoder trains; give the size to evaluate at.")
 
 
 def restore(workdir: Path, at: int | None = None) -> Restored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -55,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    prepare = verbs.add_parser("prepare", help="turn videos into training records", allow_abbrev=False)
-    prepare.add_argument("kind", choices=["video", "walking-tours"], help="what to prepare")
+    prepare = verbs.add_parser("prepare", help="turn videos and images into training records", allow_abbrev=False)
+    prepare.add_argument("kind", choices=["video", "images", "walking-tours"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(run=_prepare)
 
@@ -69,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
     export.set_defaults(run=_export)
 
+    evaluate = verbs.add_parser("evaluate", help="measure what a run's encoder has learnt", allow_abbrev=False)
+    protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL")
+    knn = protocols.add_parser("knn", help="k nearest neighbours among labelled images", allow_abbrev=False)
+    _add_run(knn)
+    knn.add_argument("--train", required=True, metavar="DIR", help="labelled images to find neighbours among")
+    knn.add_argument("--test", required=True, metavar="DIR", help="labelled images to classify")
+    knn.add_argument("--size", type=int, metavar="PIXELS", help="side of the images (default: what the run trained on)")
+    knn.add_argument("--batch-size", type=int, default=256, help="images encoded at once (default: %(default)s)")
+    knn.add_argument("--baselines", action="store_true", help="also at random initialisation, and bare pixels")
+    knn.set_defaults(run=_evaluate_knn)
+
     show = verbs.add_parser("show", help="draw what a config does", allow_abbrev=False)
     pictures = show.add_subparsers(required=True, metavar="PICTURE")
     views = pictures.add_parser("views", help="what the student and the teacher see", allow_abbrev=False)
@@ -76,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     views.add_argument("--output", type=Path, default=Path("views.png"), help="PNG file (default: %(default)s)")
     views.add_argument("--samples", type=int, default=2, help="clips or images drawn (default: %(default)s)")
     views.set_defaults(run=_show_views)
+
+    reconstructions = pictures.add_parser(
+        "reconstructions", help="what a masked autoencoder predicts of hidden patches", allow_abbrev=False
+    )
+    _add_run(reconstructions)
+    reconstructions.add_argument(
+        "--output", type=Path, help="PNG file (default: reconstructions.png in the run's folder)"
+    )
+    reconstructions.add_argument("--count", type=int, default=9, help="samples drawn (default: %(default)s)")
+    reconstructions.set_defaults(run=_show_reconstructions)
 
     report = verbs.add_parser("report", help="write a run's page: curves, tracks, numbers", allow_abbrev=False)
     _add_run(report)
@@ -134,9 +156,8 @@ def _distribute(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from data_prep import video, walking_tours
-
-    code = {"video": video.main, "walking-tours": walking_tours.main}[options.kind](options.rest)
+    program = importlib.import_module(f"data_prep.{options.kind.replace('-', '_')}")
+    code = program.main(options.rest)
     if code:
         raise SystemExit(code)
 
@@ -151,6 +172,14 @@ def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"wrote {options.output}")
 
 
+def _evaluate_knn(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.evaluations import evaluate_knn
+
+    names = ("workdir", "step", "train", "test", "size", "batch_size", "baselines")
+    print(evaluate_knn(**{name: getattr(options, name) for name in names}))
+    print(f"wrote {options.workdir / 'evaluate' / 'knn.json'}")
+
+
 def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax import configuration
     from ssljax.report.sheet import show_views
@@ -161,6 +190,16 @@ def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     show_views(configuration.load(options.config, overrides), options.output, samples=options.samples)
     print(f"wrote {options.output}")
+
+
+def _show_reconstructions(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.report.reconstructions import show_reconstructions
+
+    output = options.output or options.workdir / "reconstructions.png"
+    if output.suffix != ".png" or options.count < 1:
+        raise InputError(f"--output is {output} and --count {options.count}; give a .png file and at least 1.")
+    unseen = show_reconstructions(options.workdir, output, step=options.step, count=options.count)
+    print(f"wrote {output}, of {'what training left out' if unseen else 'the training data'}")
 
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 
 from ssljax.errors import InputError
 
@@ -32,11 +33,13 @@ def base() -> ConfigDict:
     config.deterministic = False
     config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
     config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
+    knn = dict(train="", test="", size=placeholder(int), batch_size=256)  # no size: that of the views
+    config.evaluate = ConfigDict(dict(every=0, knn=knn))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
     return config
 
 
-RESUMABLE = ("mesh", "loader", "checkpoint", "log")
+RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
 """Top-level keys that may differ when a run is continued: they change where and how it runs, not what it computes."""
 
 
@@ -100,7 +103,10 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
 def _get_config(location: str) -> ConfigDict:
     name, _, variant = location.partition(":")
     path = _find(name)
-    module = importlib.import_module(name) if path is None else _import_file(path)
+    try:
+        module = importlib.import_module(name) if path is None else _import_file(path)
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}, is not Python ({error.msg}); mend it.") from error
     if not hasattr(module, "get_config"):
         raise InputError(f"{name} has no get_config(variant), which must return a ConfigDict.")
     config = module.get_config(variant) if variant else module.get_config()
@@ -128,7 +134,7 @@ def _find(name: str) -> Path | None:
     packaged = Path(__file__).parent
     places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
     for place in places:
-        for path in (place, place.with_suffix(".py")):
+        for path in (place, Path(f"{place}.py")):
             if path.is_file() and path.suffix == ".py":
                 return path
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Log:
         schedules: Mapping[str, Callable[[int], Any]],
         config: Mapping[str, Any],
         writes: bool,
+        also: int = 0,
         every: int = 10,
         tensorboard: bool = True,
         wandb_project: str = "",
@@ -48,6 +50,7 @@ class Log:
             schedules: Values by name as functions of the step, logged beside the metrics.
             config: Handed to Weights & Biases.
             writes: False in all processes but one.
+            also: Updates between lines that are written whatever `every` is: those of evaluations; 0 for none.
             every: Updates between lines.
             tensorboard: Whether to write event files.
             wandb_project: Weights & Biases project; none by default.
@@ -55,10 +58,10 @@ class Log:
         Raises:
             InputError: Weights & Biases is asked for and not installed.
         """
-        self.every, self.total, self.batch_size, self.unit = every, total, batch_size, unit
+        self.every, self.total, self.batch_size, self.unit, self._also = every, total, batch_size, unit, also
         self._schedules = schedules
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
-        self._low = 0
+        self._low, self._evaluated = 0, ""
         self._file = self._tensorboard = self._wandb = None
         if writes and wandb_project:
             self._wandb = _open_wandb(wandb_project, workdir, dict(config))
@@ -96,18 +99,27 @@ class Log:
         """
         self._waited, self._count = self._waited + waited, self._count + 1
         self.bar.update()
-        if step % self.every and step != self.total:
+        if step % self.every and step != self.total and not (self._also and step % self._also == 0):
             return
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._count * self.batch_size / elapsed
         line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}}
         line |= {"samples_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
+        self._evaluated = f", knn_20 {metrics['knn_20']:.1%}" if "knn_20" in metrics else self._evaluated
         self.bar.set_postfix_str(
             f"loss {metrics['loss']:.3f}, {rate:.1f} {self.unit}/s, waiting for data {line['data_wait_share']:.0%}"
+            f"{self._evaluated}"
         )
         self._waited, self._since, self._count = 0.0, time.monotonic(), 0
         self._write(step, line)
         self._warn_of_collapse(step, metrics)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside out of the rate."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:

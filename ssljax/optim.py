@@ -75,8 +75,10 @@ def adamw(
         freeze_steps: See `freeze`.
 
     Raises:
-        InputError: `clip_by` is neither.
+        InputError: `clip_by` is neither, or `clip_norm` not above 0.
     """
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm is {clip_norm}; give a norm above 0, or none to leave gradients as they are.")
     if clip_by not in ("parameter", "global"):
         raise InputError(f'clip_by is {clip_by!r}; give "parameter" or "global".')
 

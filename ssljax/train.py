@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import signal
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssljax import build, configuration, mesh, step
+from ssljax import build, configuration, mesh, resident, step
 from ssljax.checkpoint import Checkpoints, Record
 from ssljax.data import loader
 from ssljax.errors import InputError
@@ -36,12 +37,16 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
             after the batch's windows were written to a file for replay.
     """
-    build.check_counts(config)
+    build.check_numbers(config)
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
     build.check_contract(objective, data)
+    evaluation = build.evaluation(config, objective, devices)
     loader.check(data, config.batch_size, config.loader.workers)
+    plans = getattr(data, "plans", None)
+    if plans is not None:
+        resident.check_memory(plans, devices)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
@@ -55,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
             else:
                 state = checkpoints.restore(latest, abstract)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints)
+            return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints, evaluation)
         finally:
             checkpoints.close()
 
@@ -104,11 +109,16 @@ def _loop(
     data: Any,
     devices: jax.sharding.Mesh,
     checkpoints: Checkpoints,
+    evaluation: Any,
 ) -> step.TrainState:
-    """Run the updates that are left, saving as configured."""
+    """Run the updates that are left, evaluating and saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
     rows = mesh.local_rows(devices, size)
-    batches = loader.load(data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
+    plans = getattr(data, "plans", None)
+    finish: Any = lambda batch: batch  # noqa: E731
+    if plans is not None:  # the loader gives places, of which the devices make windows
+        finish = functools.partial(resident.finisher(plans, devices), resident.load(plans, devices))
+    batches = loader.load(plans or data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
     log = Log(
         workdir,
         start=done,
@@ -118,6 +128,7 @@ def _loop(
         schedules=build.schedules(config),
         config=plain,
         writes=jax.process_index() == 0,
+        also=config.evaluate.every,
         **config.log.to_dict(),
     )
     in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
@@ -145,8 +156,12 @@ def _loop(
             batch = next(ahead)
             waited = time.monotonic() - asked
             with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
-                state, values = update(state, batch)
+                state, values = update(state, finish(batch))
             done += 1
+            if evaluation.due(done, total):
+                jax.block_until_ready(values)
+                with log.paused():
+                    values |= evaluation(state.params, state.state)
             in_flight.append((done, values, waited))
             settle(_IN_FLIGHT)
             if done % config.checkpoint.every == 0 and done < total:

@@ -47,7 +47,7 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).features).all()
 
 
-@pytest.mark.parametrize("source", ["stream"])
+@pytest.mark.parametrize("source", ["stream", "device"])
 @pytest.mark.parametrize("recipe", ["dora", "dino"])
 def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
     """The run that lost its last checkpoint does that update again, on the same windows."""
@@ -128,8 +128,39 @@ def test_bad_overrides_are_told_in_one_line(override, message):
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("views.locals=-1", "views.locals is -1; give at least 0"),
+        ("views.local_size=0", "views.local_size is 0; give at least 1"),
+        ("data.scale=(0.2, 1e999)", "data.scale is .* finite"),
+        ("data.size=0", r"size \(0\)"),
+        ("data.reuse=3", "data.reuse=3"),
+        ("data.source=tape", "source is 'tape'"),
+        ("data.source=stream", "is a folder: data.source=stream takes video files"),
+    ],
+)
+def test_odd_values_are_told_before_anything_is_written(override, message, prepared, tmp_path):
+    given = [f"--config.data.video={prepared}", f"--config.{override}"]
+    with pytest.raises(InputError, match=message):
+        train(configuration.load("configs/dino.py:smoke", given), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_python_is_told(tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    with pytest.raises(InputError, match=r"broken.py, line 1, is not Python"):
+        configuration.load(str(tmp_path / "broken.py"))
+
+
+@pytest.mark.parametrize(
     ("location", "message"),
-    [("configs/nothing.py", "no such file"), ("configs/dora.py:huge", "variants"), ("checked", "no get_config")],
+    [
+        ("configs/nothing.py", "no such file"),
+        ("/", "no such file"),
+        (".", "no such file"),
+        ("configs/dora.py:huge", "variants"),
+        ("checked", "no get_config"),
+    ],
 )
 def test_bad_configs_are_told(location, message):
     with pytest.raises(InputError, match=message):

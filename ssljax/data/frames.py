@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ssljax.data.resident import Plans
 from ssljax.data.windows import Windows
 
 
@@ -41,6 +43,11 @@ class Frames:
         """Return the samples at `positions`, all of one group; see `Windows.read`."""
         windows = self._windows.read(positions)
         return [{"image": window["frames"][0], "position": window["position"]} for window in windows]
+
+    @functools.cached_property
+    def plans(self) -> Plans | None:
+        """Return what puts the frames on the devices; see `Windows`."""
+        return Plans(self._windows, image=True) if self._windows.source == "device" else None
 
     @property
     def in_process(self) -> bool:

@@ -125,12 +125,16 @@ def _to_jfif(
         a = a * np.array([255 / 219, 255 / 224, 255 / 224])
     offset = np.array([0.0, 128, 128]) - a @ np.array([0.0 if full_range else 16.0, 128, 128])
     matrix = np.concatenate([a, offset[:, None]], axis=1)  # luma never enters chroma: greys stay grey
-    chroma = cv2.transform(cv2.merge([u, v]), matrix[1:, 1:])
+    both = cv2.merge([u, v])
+    chroma = cv2.transform(both, matrix[1:, 1:])
     if source == _BT601:
         luma = cv2.LUT(y, np.clip(np.rint(a[0, 0] * np.arange(256) + matrix[0, 3]), 0, 255).astype(np.uint8))
     else:
-        up = [cv2.resize(plane, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in (u, v)]
-        luma = cv2.transform(cv2.merge([y, *up]), matrix[:1])
+        # What chroma adds to luma is at most 50: times 2.5 it fits into 8 bits, and one plane is enlarged, not two.
+        centre = 128 * a[0, 1:].sum()
+        added = cv2.transform(both, np.append(2.5 * a[:1, 1:], [[128 - 2.5 * centre]], axis=1))
+        added = _resize(added, y.shape[1], y.shape[0])
+        luma = cv2.addWeighted(y, a[0, 0], added, 1 / 2.5, matrix[0, 3] + centre - 128 / 2.5)
     return luma, np.ascontiguousarray(chroma[..., 0]), np.ascontiguousarray(chroma[..., 1])
 
 

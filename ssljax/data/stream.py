@@ -36,7 +36,7 @@ _KEPT = 4  # blocks: the two that windows lie in, the next, and the last one's f
 _NOTICE = (
     "ssljax: data.source=stream decodes the videos in order while training reads them, whole in each process; windows "
     "are shuffled within some 20 s only, and a run that continues decodes again from a keyframe. It is for a first "
-    "look: from records (ssljax prepare video) a window takes half the time at 720p, a tenth at 4K, and all are shuffled."
+    "look: records (ssljax prepare video) take half the time a window at 720p, a tenth at 4K, and are all shuffled."
 )
 
 Decode = Callable[[Callable[[], bool]], dict[int, bytes]]  # told when to stop -> the records by frame number

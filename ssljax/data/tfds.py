@@ -31,17 +31,19 @@ class TFDSSource:
 
     def __init__(self, dataset: str, split: str, data_dir: str | os.PathLike[str] = "") -> None:
         self._arguments = dataset, split, os.fspath(data_dir)
-        info, images = self._builder.info, self._open("image")
-        self.where, self.count = f"{info.full_name} ({split})", len(images)
-        self.classes: tuple[str, ...] = tuple(getattr(info.features.get("label"), "names", ()))
-        if not self.count:
-            raise InputError(f"{self.where} holds no images: name another split")
+        info = self._builder.info
+        if "image" not in info.features:
+            raise InputError(f"{dataset} has the features {', '.join(info.features)}, but no image")
+        self.where, self.count = f"{info.full_name} ({split})", len(self._records)
+        self.classes: tuple[str, ...] = ()
+        if "label" in info.features:
+            self.classes = tuple(info.features["label"].names)
         material = [info.full_name, split, self.count, {k: v.shard_lengths for k, v in info.splits.items()}]
         self.checksum = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave readers behind: a worker opens its own."""
-        opened = ("_builder", "_images")
+        opened = ("_builder", "_records")
         return {key: value for key, value in self.__dict__.items() if key not in opened}
 
     @functools.cached_property
@@ -58,40 +60,34 @@ class TFDSSource:
                 "TensorFlow is installed, and name its folder as data_dir"
             ) from error
 
-    def _open(self, feature: str) -> Any:
+    @functools.cached_property
+    def _records(self) -> Any:
         import tensorflow_datasets as tfds
 
         dataset, split, data_dir = self._arguments
-        builder = self._builder
-        wanted = tfds.decode.PartialDecoding({feature: True}, decoders={"image": tfds.decode.SkipDecoding()})
-        if feature not in builder.info.features:
-            raise InputError(f"{dataset} has the features {', '.join(builder.info.features)}, but no {feature!r}")
         try:
-            return builder.as_data_source(split=split, decoders=wanted)
+            return self._builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise InputError(
                 f"{dataset} in {data_dir or 'the default folder'} is not in ArrayRecord: prepare it again with "
                 "--file_format=array_record"
             ) from error
         except ValueError as error:
-            known = ", ".join(builder.info.splits)
-            raise InputError(f"{dataset} has no split {split!r}: give one of {known}, or a part of one") from error
-
-    @functools.cached_property
-    def _images(self) -> Any:
-        return self._open("image")
+            known = ", ".join(self._builder.info.splits)
+            raise InputError(
+                f"{dataset} has no images in split {split!r}: give one of {known}, or a part of one"
+            ) from error
 
     def labels(self) -> np.ndarray | None:
         """See `ImageSource`; reads the whole split."""
         if not self.classes:
             return None
-        labels = self._open("label")
-        return np.asarray([labels[number]["label"] for number in range(self.count)], np.int32)
+        return np.asarray([self._records[number]["label"] for number in range(self.count)], np.int32)
 
     def encoded(self, number: int) -> bytes:
         """See `ImageSource`."""
         try:
-            return self._images[number]["image"]
+            return self._records[number]["image"]
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise DamagedFrame(f"image {number} of {self.where} cannot be read ({error}): prepare it again") from error
 

@@ -1,5 +1,6 @@
 """Windows of frames from prepared videos, cut to a square canvas, one for each position of a global order."""
 
+import functools
 import itertools
 import math
 import os
@@ -15,7 +16,8 @@ from ssljax.data.index import VideoIndex, combined_checksum, find_videos
 from ssljax.data.order import BlockOrder, Order
 from ssljax.data.recording import Settings
 from ssljax.data.records import Records, nearest
-from ssljax.data.stream import open_streams
+from ssljax.data.resident import Plans
+from ssljax.data.stream import Blocks, open_streams
 from ssljax.data.tiles import Box
 from ssljax.errors import InputError
 
@@ -28,7 +30,8 @@ class Windows:
 
     video: a folder made by `ssljax prepare video`, or a list of them (each one video, or a folder of videos).
     source: "records" reads prepared videos as they lie on the disk; "stream" takes original video files instead and
-        decodes them in order (stream.py).
+        decodes them in order (stream.py); "device" is for a loop that cuts windows on the accelerator (resident.py),
+        and reads records elsewhere.
     size: the side of the square canvas in pixels. A random box of the frame, a part `scale` (smallest, largest) of its
         area with a width-to-height `ratio` (smallest, largest), is resized to it: one box for a whole window.
         `ratio=None` takes the largest centred square of the frame instead.
@@ -71,12 +74,15 @@ class Windows:
         _check_arguments(frames, gap, size, seconds, stride, scale, ratio, reuse)
         if source not in SOURCES:
             raise InputError(f"source is {source!r}; give one of {', '.join(SOURCES)}")
+        if source == "stream" and weights is not None:
+            raise InputError("weights need data.source=records: a stream reads its videos one after the other")
         self.frames, self.gap, self.size, self.seed, self.reuse = frames, float(gap), size, seed, reuse
         self.scale, self.ratio, self.antialias = tuple(scale), ratio and tuple(ratio), antialias
-        self.source, self._blocks = source, None
-        settings = Settings(**(stream or {}))
+        self.source = source
+        self._blocks: Blocks | None = None
         self._records: Sequence[Records]
         self._order: Order | BlockOrder
+        settings = Settings(**(stream or {}))
         if source == "stream":
             self.indexes, self._records, self._blocks = open_streams(video, settings, (frames - 1) * gap)
         else:
@@ -84,13 +90,16 @@ class Windows:
             self._records = [Records(index) for index in self.indexes]
         self.starts = [window_starts(index, frames, gap, seconds, stride) for index in self.indexes]
         if source == "stream":
-            if weights is not None:
-                raise InputError("weights need data.source=records: a stream reads its videos one after the other")
             self._order = BlockOrder(_blocks(self.indexes, self.starts), seed=seed)
         else:
             self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
         self._damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
+
+    @functools.cached_property
+    def plans(self) -> Plans | None:
+        """What puts the frames of source "device" on the devices, and says where windows lie in them."""
+        return Plans(self, image=False) if self.source == "device" else None
 
     @property
     def in_process(self) -> bool:
@@ -104,7 +113,7 @@ class Windows:
 
     @property
     def windows(self) -> int:
-        """How many different windows there are: an epoch without weights."""
+        """How many different windows there are, but for their boxes: an epoch without weights and reuse."""
         return sum(len(starts) for starts in self.starts)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
@@ -128,6 +137,19 @@ class Windows:
         index = self.indexes[video]
         return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
 
+    def plan(self, position: int) -> tuple[int, np.ndarray, Box]:
+        """(video, frame numbers, box) of a window, before it is known whether a frame is damaged."""
+        video, numbers = self._frames(position // self.reuse, 0)
+        return video, numbers, self._box(position, 0, video)
+
+    def frames_used(self, video: int) -> np.ndarray:
+        """The numbers of the stored frames that any window of a video uses, rising."""
+        return np.unique(self._numbers(video, np.arange(len(self.starts[video]))))
+
+    def decode(self, video: int, number: int) -> np.ndarray:
+        """A stored frame: RGB uint8 [h, w, 3]. DamagedFrame if it cannot be read."""
+        return self._records[video].decode(number)
+
     def _read(self, positions: Sequence[int]) -> tuple[list[np.ndarray], int, np.ndarray, list[Box]]:
         """(canvases, video, frame numbers, boxes) of the first try that meets no damaged frame."""
         self._damage.ask()
@@ -147,10 +169,15 @@ class Windows:
     def _frames(self, group: int, attempt: int) -> tuple[int, np.ndarray]:
         """(video, frame numbers) at a place in the global order; later attempts take another start near it."""
         video, start = self._order[group]
-        index, starts = self.indexes[video], self.starts[video]
         if attempt:
             start = self._order.another(group, self._random(group, 1, attempt))
-        return video, nearest(index.times, index.times[starts[start]] + self.gap * np.arange(self.frames))
+        return video, self._numbers(video, start)
+
+    def _numbers(self, video: int, start: int | np.ndarray) -> np.ndarray:
+        """The numbers of a window's frames, or of several windows' [windows, frames]."""
+        times = self.indexes[video].times
+        first = times[self.starts[video][start]]
+        return nearest(times, first[..., None] + self.gap * np.arange(self.frames))
 
     def _box(self, position: int, attempt: int, video: int) -> Box:
         index = self.indexes[video]

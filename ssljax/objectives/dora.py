@@ -132,8 +132,12 @@ class DoRA:
         """Check the values that a trace would not.
 
         Raises:
-            InputError: More objects than attention heads, or an unknown mask source or drawing of heads.
+            InputError: More objects than attention heads, an unknown mask source or drawing of heads, or no Sinkhorn.
         """
+        if not self.epsilon > 0 or self.iterations < 1:
+            raise InputError(
+                f"epsilon is {self.epsilon} and iterations is {self.iterations}; give a number above 0 and at least 1."
+            )
         heads = self.encoder.abstract.heads
         if not 1 <= self.objects <= heads:
             raise InputError(

@@ -110,3 +110,13 @@ def labelled_grid(
         for left, image in zip(lefts, row, strict=False):
             sheet.paste(Image.fromarray(image), (int(left), int(top)))
     return sheet
+
+
+def with_note(sheet: Image.Image, note: str, *, font_size: int = 14) -> Image.Image:
+    """Return the sheet with a line of text under it."""
+    font = ImageFont.load_default(font_size)
+    length = int(ImageDraw.Draw(sheet).textbbox((0, 0), note, font)[2])
+    whole = Image.new("RGB", (max(sheet.width, length + 2 * _GAP), sheet.height + font_size + 2 * _GAP), "white")
+    whole.paste(sheet)
+    ImageDraw.Draw(whole).text((_GAP, sheet.height + _GAP), note, fill=_TEXT, font=font)
+    return whole

@@ -77,11 +77,11 @@ def draw_image_views(
 
 
 def _draw(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], columns: Sequence[str], path: Path) -> None:
-    cells = [[_fit(image) for image in row] for row in rows]
+    cells = [[fit_cell(image) for image in row] for row in rows]
     labelled_grid(cells, row_names=names, column_names=columns).save(path, optimize=True)
 
 
-def _fit(image: np.ndarray) -> np.ndarray:
-    """Return the image at the sheet's size: smaller ones with whole pixels, so that their resolution shows."""
+def fit_cell(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "p q 3"]:
+    """Return the image at a sheet's cell size: smaller ones with whole pixels, so that their resolution shows."""
     shrinks = image.shape[0] > _SIDE
     return cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST)

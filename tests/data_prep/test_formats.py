@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from videos import make_video, number_of
+from videos import make_video, number_of, picture
 
 from data_prep.prepare import Settings, prepare
 from ssljax.data.hdr import tone_map
@@ -28,6 +28,7 @@ def numbers(index):
         ("mp4", "libx265", {"x265-params": "log-level=none"}),
         ("webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
         ("webm", "libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("mkv", "libsvtav1", {"preset": "8", "crf": "20"}),
         ("avi", "mpeg4", {}),
         ("mov", "prores_ks", {}),
     ],
@@ -134,3 +135,78 @@ def test_dolby_vision_in_its_own_colours_is_refused(tmp_path):
         prepare(path, tmp_path / "out", ALL)
     path.write_bytes(make_hdr(tmp_path / "hdr.mp4", 18).read_bytes().replace(b"hev1", b"dvh1"))
     assert len(prepare(path, tmp_path / "out", ALL).times) == 11, "it says that it is HLG"
+
+
+def edited(path, skipped):
+    """An MP4's edit list made to skip so many frames at its beginning."""
+    data = bytearray(path.read_bytes())
+    place = data.find(b"elst") + 4  # version and flags, the number of entries, (duration, first time, rate) of each
+    assert data[place] == 0 and int.from_bytes(data[place + 4 : place + 8], "big") == 1
+    first = int.from_bytes(data[place + 12 : place + 16], "big")
+    data[place + 12 : place + 16] = (first + 512 * skipped).to_bytes(4, "big")
+    lasts = int.from_bytes(data[place + 8 : place + 12], "big")  # milliseconds
+    data[place + 8 : place + 12] = (lasts - 40 * skipped).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("skipped", [1, 20, 25, 39])
+def test_an_edit_list_that_skips_the_beginning(tmp_path, skipped):
+    """Also in the middle of a group of pictures, whose first frames are decoded but not shown."""
+    path = edited(make_video(tmp_path / "a.mp4", 100), skipped)
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert numbers(index) == list(range(skipped, 100)) and index.dropped == ()
+    np.testing.assert_allclose(index.times, np.arange(100 - skipped) / 25, atol=1e-4)
+
+
+def test_an_edit_list_that_begins_with_nothing(tmp_path):
+    path = make_video(tmp_path / "late.mp4", 100, times=[1.5 + i / 25 for i in range(100)])
+    data = path.read_bytes()
+    place = data.find(b"elst") + 4
+    assert int.from_bytes(data[place + 4 : place + 8], "big") == 2 and data[place + 12 : place + 16] == b"\xff" * 4
+    index = prepare(path, tmp_path / "out", ALL, segment_seconds=1)
+    assert numbers(index) == list(range(100)) and index.dropped == ()
+    np.testing.assert_allclose(index.times, np.arange(100) / 25, atol=1e-4)
+
+
+def test_anamorphic(tmp_path):
+    """Pixels that are wider than high: the height is scaled, so that a square is a square."""
+    path = tmp_path / "wide.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 144, 128, "yuv420p"
+        stream.sample_aspect_ratio = Fraction(4, 3)
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(picture(i, 144, 128), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    index = prepare(path, tmp_path / "out", ALL)
+    assert (index.width, index.height) == (144, 96) and numbers(index) == list(range(20))
+
+
+def test_full_range_at_half_the_chroma(tmp_path):
+    path = make_video(tmp_path / "a.avi", 20, codec="mjpeg", pixels="yuvj422p", options={"qmin": "1", "qmax": "2"})
+    index = prepare(path, tmp_path / "out", Settings(every=1, quality=98))
+    assert numbers(index) == list(range(20))
+    for i in (0, 9, 19):
+        error = Records(index).decode(i).astype(int) - picture(i, 128, 128)
+        assert abs(error.mean()) < 0.5, "read at limited range it would be brighter by several"
+
+
+@pytest.mark.parametrize("ending", ["mkv", "ts"])
+def test_cut_short_in_a_container_that_is_read_as_it_comes(tmp_path, ending):
+    """Matroska promises a duration; MPEG-TS promises none, so that a cut is a shorter video."""
+    whole = make_video(tmp_path / f"whole.{ending}", 100)
+    reference = Records(prepare(whole, tmp_path / "reference", ALL))
+    cut = tmp_path / f"cut.{ending}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    if ending == "mkv":
+        with pytest.raises(InputError, match="cut short .* of 4.00 s"):
+            prepare(cut, tmp_path / "out", ALL)
+    index = prepare(cut, tmp_path / "out", ALL, allow_damage=True)
+    assert 20 <= len(index.times) < 60
+    np.testing.assert_allclose(index.times, np.arange(len(index.times)) / 25, atol=1e-3)
+    assert [Records(index).stored(i) for i in range(len(index.times))] == [
+        reference.stored(i) for i in range(len(index.times))
+    ]

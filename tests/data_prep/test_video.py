@@ -1,12 +1,12 @@
 """Preparation, on files whose frames show their number."""
 
+import errno
+import functools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -111,25 +111,54 @@ def test_interrupted_and_continued(source, reference, tmp_path, monkeypatch):
     assert contents(out) == contents(reference[0].folder)
 
 
-def test_killed_and_continued(source, reference, tmp_path):
+KILLS = """
+import os, random, signal, sys
+from pathlib import Path
+from data_prep import prepare
+
+source, out = sys.argv[1], Path(sys.argv[2])
+random = random.Random(0)
+
+def dies(call, name, left):
+    def called(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os.write(1, name)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return called
+
+last = 0
+while True:
+    done = len(list(out.glob("segment-*.json")))
+    last += done == 5 or (out / "index.json").exists()
+    child = os.fork()
+    if not child:
+        left = [last - 1 if last else random.randrange(100, 400)]
+        prepare.to_record = dies(prepare.to_record, b"encoding\\n", left)
+        prepare.decode_record = dies(prepare.decode_record, b"reading back\\n", left)
+        os.fsync = dies(os.fsync, b"writing\\n", left)
+        Path.replace, Path.unlink = dies(Path.replace, b"renaming\\n", left), dies(Path.unlink, b"removing\\n", left)
+        if not last:
+            prepare._finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+        prepare.prepare(source, out, prepare.Settings(1), segment_seconds=1, threads=2)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+def test_killed_at_any_moment_and_continued(source, reference, tmp_path):
+    """Again and again at random moments of decoding; once all is decoded, at each step of finishing in turn."""
     out = tmp_path / "out"
-    code = (
-        "import sys, time; from data_prep import prepare; convert = prepare.to_record\n"
-        "def slow(*a, **k): time.sleep(0.02); return convert(*a, **k)\n"
-        "prepare.to_record = slow\n"
-        "prepare.prepare(sys.argv[1], sys.argv[2], prepare.Settings(1), segment_seconds=1, threads=2)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(source), str(out)], cwd=Path(program.__file__).parents[1]
-    )
-    while not list(out.glob("segment-*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "index.json").exists()
-    assert stored_frames(prepare(source, out, ALL, segment_seconds=1)) == reference[1]
-    assert contents(out) == contents(reference[0].folder)
+    command = [sys.executable, "-c", KILLS, str(source), str(out)]
+    done = subprocess.run(command, cwd=Path(program.__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    moments = done.stdout.split("\n")
+    assert len(moments) > 8 and {"encoding", "reading back", "writing", "renaming", "removing"} <= set(moments)
+    index = prepare(source, out, ALL, segment_seconds=1)
+    assert numbers(index) == list(range(200)) and stored_frames(index) == reference[1]
+    assert contents(out) == contents(reference[0].folder), "nothing else is left"
 
 
 def test_machines_share_a_video(source, reference, tmp_path, capsys):
@@ -308,6 +337,33 @@ def test_bad_arguments(source, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["inside a file", "not permitted", "full disk"])
+def test_output_that_cannot_be_written(source, tmp_path, capsys, monkeypatch, kind):
+    out = tmp_path / "out"
+    if kind == "inside a file":
+        out.write_text("mine")
+    elif kind == "full disk":
+        monkeypatch.setattr(os, "fsync", functools.partial(fails, OSError(errno.ENOSPC, "No space left on device")))
+    else:  # whoever runs the tests may be permitted everything
+        monkeypatch.setattr(Path, "mkdir", functools.partial(fails, PermissionError(errno.EACCES, "Permission denied")))
+    assert main([str(source), "--output", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "street cannot be written" in error and "choose another --output" in error
+    if kind == "inside a file":
+        assert out.read_text() == "mine"
+
+
+def fails(error, *arguments, **options):
+    raise error
+
+
+def test_files_are_for_others_to_read(source, tmp_path):
+    prepare(source, tmp_path / "out", Settings(every=20))
+    previous = os.umask(0)
+    os.umask(previous)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o666 & ~previous}
 
 
 def test_two_files_of_one_name(source, tmp_path, capsys):

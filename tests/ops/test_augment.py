@@ -9,6 +9,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
+from ssljax.errors import InputError
 from ssljax.ops import augment
 
 BOXES = [(0, 0, 40, 50), (3, 7, 30, 21), (11, 0, 9, 50), (5, 40, 8, 10)]
@@ -264,3 +265,28 @@ def test_image_views_follow_dinos_recipe():
     )(jax.random.split(jax.random.key(11), 200))
     roughness = np.abs(np.diff(np.asarray(many), axis=3)).mean((2, 3, 4))
     assert np.median(roughness[:, 0]) < 0.5 * np.median(roughness[:, 1])
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_crop_view_of_the_whole_canvas_is_its_normalised_self_or_mirror(clips, flip):
+    """Area 1 fits only with ratio 1, which is never drawn: the fallback is the whole canvas."""
+    clip, key = jnp.asarray(clips[0]), jax.random.key(12)
+    view = augment.crop_view(clip, key, size=48, scale=(1.0, 1.0), flip_probability=flip)
+    expected = augment.normalise(clip / jnp.float32(255))
+    np.testing.assert_allclose(view, expected[:, :, ::-1] if flip else expected, atol=2e-5)
+    np.testing.assert_array_equal(
+        augment.crop_view(clip[0], key, size=48, scale=(1.0, 1.0), flip_probability=flip), view[0]
+    )
+
+
+def test_crop_view_cuts_one_box_for_all_frames(clips):
+    crop = jax.jit(lambda pixels, key: augment.crop_view(pixels, key, size=32))
+    clip = jnp.asarray(np.repeat(clips[0][:1], 4, 0))
+    first, second = jax.random.split(jax.random.key(13))
+    view = crop(clip, first)
+    assert view.shape == (4, 32, 32, 3)
+    for index in range(1, 4):
+        np.testing.assert_array_equal(view[index], view[0])
+    assert np.abs(crop(clip, second) - view).mean() > 0.1
+    with pytest.raises(InputError, match="views.scale"):
+        augment.crop_view(clip, first, scale=(0.2, 1.5))

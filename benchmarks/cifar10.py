@@ -1,0 +1,101 @@
+"""k-NN accuracy on CIFAR-10 of every image objective after the same number of minutes, as a Markdown table.
+
+    python -m data_prep.images cifar10 --output cifar10/
+    python -m benchmarks.cifar10 --data cifar10/ --output runs/cifar10 [--minutes 4 | --updates 300]
+
+Trains the `cifar10` variant of each config with each seed, one after the other, and sets it beside the same encoder at
+random initialisation and bare pixels: mean and standard deviation over seeds. How many updates fit into the minutes is
+measured once for each config. What is done is kept: the same command goes on where it was stopped. Without --data there
+is nothing to do.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ssljax import build, configuration
+from ssljax.evaluations import evaluate_knn
+from ssljax.train import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = [path.stem for path in sorted(CONFIGS.glob("*.py")) if "cifar10" in path.read_text()]
+PILOT = 20  # updates, of which the second half is timed
+
+
+def config_of(name: str, data: Path, updates: int, seed: int) -> ConfigDict:
+    config = configuration.load(str(CONFIGS / f"{name}.py:cifar10"), [f"--config.data.data={data / 'train'}"])
+    config.seed = seed
+    # Warm-ups keep their share of the run: an epoch is as many samples as make the run as long as asked for.
+    config.samples_per_epoch = round(updates * config.batch_size / config.epochs)
+    return config
+
+
+def updates_in(minutes: float, name: str, data: Path, folder: Path) -> int:
+    """How many updates of a config take so long, measured once and then remembered."""
+    path = folder / "pilot.json"
+    if not path.is_file():
+        config = config_of(name, data, PILOT, seed=0)
+        config.log.update(every=PILOT // 2, tensorboard=False)
+        train(config, folder / "pilot")
+        last = json.loads((folder / "pilot" / "metrics.jsonl").read_text().splitlines()[-1])
+        shutil.rmtree(folder / "pilot")
+        path.write_text(json.dumps({"updates_per_minute": 60 * last["samples_per_second"] / config.batch_size}))
+    return max(PILOT, round(minutes * json.loads(path.read_text())["updates_per_minute"]))
+
+
+def result(name: str, data: Path, folder: Path, updates: int, seed: int) -> dict:
+    """Train and evaluate, or read what was found before."""
+    workdir = folder / f"{updates}-{seed}"
+    found = workdir / "evaluate" / "knn.json"
+    if not found.is_file():
+        config = config_of(name, data, updates, seed)
+        state = train(config, workdir)
+        if int(state.step) < build.total_steps(config):
+            sys.exit("stopped; the same command goes on")
+        evaluate_knn(workdir, train=str(data / "train"), test=str(data / "test"), baselines=True)
+    return json.loads(found.read_text())
+
+
+def spread(results: list[dict], kind: str, metric: str) -> str:
+    values = [100 * found["results"][kind][metric] for found in results]
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def gain(results: list[dict], metric: str) -> float:
+    return statistics.mean(
+        100 * (found["results"]["trained"][metric] - found["results"]["random initialisation"][metric])
+        for found in results
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="made by `python -m data_prep.images cifar10`")
+    parser.add_argument("--output", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--configs", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training for each run (default: 4)")
+    parser.add_argument("--updates", type=int, help="for each run, instead of minutes")
+    parser.add_argument("--metric", default="knn_20", choices=["knn_10", "knn_20", "knn_100", "knn_200"])
+    args = parser.parse_args()
+    if args.data is None:
+        print("left out: name CIFAR-10 with --data (python -m data_prep.images cifar10 makes it)")
+        return
+    print(f"| {args.metric} on CIFAR-10, % | updates | pixels | random initialisation | trained | gain |")
+    print("|---|---|---|---|---|---|")
+    for name in args.configs:
+        folder = args.output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        updates = args.updates or updates_in(args.minutes, name, args.data, folder)
+        results = [result(name, args.data, folder, updates, seed) for seed in args.seeds]
+        cells = [spread(results, kind, args.metric) for kind in ("pixels", "random initialisation", "trained")]
+        print(f"| {name} | {updates} | {' | '.join(cells)} | {gain(results, args.metric):+.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

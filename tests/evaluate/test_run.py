@@ -1,0 +1,152 @@
+"""`ssljax evaluate` and the evaluation inside training, on a small run of DINO on images."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from pictures import make_folder
+
+from ssljax import build, configuration
+from ssljax.cli import main
+from ssljax.data.images import Images
+from ssljax.errors import InputError
+from ssljax.evaluate.knn import knn
+from ssljax.evaluate.periodic import labelled_pair
+from ssljax.mesh import make_mesh
+from ssljax.ops.augment import normalise
+from ssljax.train import train
+
+COUNTS = {"a": 14, "b": 13, "c": 15}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Prepared: train and test with the same classes, other with others, plain without."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, counts in (("train", COUNTS), ("test", dict.fromkeys("abc", 5)), ("other", {"a": 3, "x": 3})):
+        make_folder(folder / "raw" / name, counts)
+        assert main(["prepare", "images", str(folder / "raw" / name), "--output", str(folder / name)]) == 0
+    assert main(["prepare", "images", str(folder / "raw" / "train" / "a"), "--output", str(folder / "plain")]) == 0
+    return folder
+
+
+def config_of(data, *overrides):
+    config = configuration.load("configs/dino.py:cifar10", [f"--config.data.data={data / 'train'}", *overrides])
+    config.unlock()
+    config.batch_size, config.epochs, config.samples_per_epoch = 8, 1, 48
+    config.models.encoder.update(width=32, depth=1)
+    config.models.head.update(prototypes=32, hidden=16, bottleneck=8)
+    config.optimizer.learning_rate.warmup_epochs = 0
+    config.views.locals = 0  # quicker to compile
+    config.checkpoint.every = 3
+    config.log.update(every=5, tensorboard=False)
+    return config
+
+
+def evaluating(data, every):
+    pair = [f"--config.evaluate.knn.{name}={data / name}" for name in ("train", "test")]
+    return [f"--config.evaluate.every={every}", "--config.evaluate.knn.batch_size=16", *pair]
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """The same run without and with evaluation every 2 of 6 updates: (folder, final state) of each."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        (folder / name, train(config_of(data, *overrides), folder / name))
+        for name, overrides in (("off", []), ("on", evaluating(data, 2)))
+    ]
+
+
+def lines(workdir):
+    return {row["step"]: row for row in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())}
+
+
+def test_training_is_the_same_bits_with_and_without(runs):
+    (off, without), (on, with_evaluation) = runs
+    jax.tree.map(np.testing.assert_array_equal, without, with_evaluation)
+    assert set(lines(off)) == {5, 6}
+    assert set(lines(on)) == {2, 4, 5, 6}
+    assert [step for step, row in lines(on).items() if "knn_20" in row] == [2, 4, 6]
+    assert lines(on)[5]["loss"] == lines(off)[5]["loss"]
+
+
+def test_the_verb_agrees_with_the_run_and_with_features_by_hand(data, runs, capsys):
+    workdir = runs[1][0]
+    arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--batch-size", "16"]
+    assert main(["evaluate", "knn", "--workdir", str(workdir), *arguments, "--baselines"]) == 0
+    said = capsys.readouterr().out
+    assert "| trained " in said and "| random initialisation " in said and "| pixels " in said
+    record = json.loads((workdir / "evaluate" / "knn.json").read_text())
+    assert (record["protocol"], record["step"], record["size"]) == ("knn", 6, 32)
+    assert record["train"]["images"] == 42 and record["test"]["images"] == 15
+    last = {name: value for name, value in lines(workdir)[6].items() if name.startswith("knn_")}
+    assert record["results"]["trained"] == last
+    assert record["results"]["trained"] != record["results"]["random initialisation"] or len(set(last.values())) == 1
+    assert record["results"]["pixels"]["knn_10"] > 0.9  # the classes differ in colour
+
+    run = build.restore(workdir)
+    encoder = run.objective.encoders(run.state.params, run.state.state)["image"]
+
+    def encode(images):
+        return encoder(normalise(images / np.float32(255))).cls
+
+    pair = labelled_pair(train=str(data / "train"), test=str(data / "test"), size=32, batch_size=16)
+    assert knn(encode, *pair, make_mesh()) == pytest.approx(last, abs=1e-6)
+
+
+def test_an_older_checkpoint_and_another_size(data, runs):
+    workdir = runs[1][0]
+    arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--step", "3", "--size", "40"]
+    assert main(["evaluate", "knn", "--workdir", str(workdir), *arguments]) == 0
+    record = json.loads((workdir / "evaluate" / "knn.json").read_text())
+    assert (record["step"], record["size"], list(record["results"])) == (3, 40, ["trained"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--train", "{data}/plain"], "plain has no labels"),
+        (["--train", "{data}/other"], "has the classes a, x"),
+        (["--train", "{data}/raw/train"], "holds no prepared images"),
+        (["--train", "{data}"], "name one, such as"),
+        (["--size", "30"], "patch size 4"),
+        (["--size", "0"], "at least 1"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--step", "77"], "no checkpoint of step 77"),
+        (["--workdir", "nowhere"], "holds no run"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_told(data, runs, capsys, change, message):
+    given = {"--workdir": str(runs[0][0]), "--train": f"{data}/train", "--test": f"{data}/test"}
+    given[change[0]] = change[1].format(data=data)
+    assert main(["evaluate", "knn", *(word for pair in given.items() for word in pair)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (runs[0][0] / "evaluate").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--config.evaluate.every=2"], "no train set is named"),
+        (["--config.evaluate.every=-1"], "evaluate.every is -1"),
+    ],
+)
+def test_bad_evaluation_is_told_before_anything_is_written(data, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        train(config_of(data, *overrides), tmp_path / "run")
+    with pytest.raises(InputError, match="patch size 4"):
+        train(config_of(data, *evaluating(data, 2), "--config.evaluate.knn.size=30"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_may_change_when_a_run_is_continued(data, runs, tmp_path):
+    config = config_of(data, *evaluating(data, 3))
+    assert not configuration.differences(build.plain(config), build.plain(config_of(data)))
+
+
+def test_images_fit_the_objective(data):
+    build.check_contract(build.objective(config_of(data)), Images(data=data / "train", size=32))
