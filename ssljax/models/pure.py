@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ssljax.errors import InputError
+
 Params = Any
 """A plain nested dict of arrays."""
 
@@ -46,7 +48,17 @@ class Pure:
         return nnx.to_pure_dict(nnx.state(self.make(rngs=nnx.Rngs(0)), nnx.BatchStat))
 
     def __call__(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
-        """Call the module's `method` with `params` in place of its own; batch norms use the statistics among them."""
+        """Call the module's `method` with `params` in place of its own; batch norms use the statistics among them.
+
+        Raises:
+            InputError: The module has batch norms, and the parameters no statistics for them.
+        """
+        statistics = len(jax.tree.leaves(nnx.state(self.abstract, nnx.BatchStat)))
+        if statistics and len(jax.tree.leaves(params)) == len(jax.tree.leaves(nnx.state(self.abstract, nnx.Param))):
+            raise InputError(
+                f"A {type(self.abstract).__name__} has batch norms, whose running statistics this objective does not keep; "
+                "take an encoder without, such as a ViT, or an objective that does, such as SimCLR."
+            )
         module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(params), copy=True)
         return getattr(module, method)(*args, **kwargs)
 

@@ -113,6 +113,12 @@ def test_eight_devices_give_one_devices_numbers(layout):
     assert largest_difference(one, many) < 1e-5
 
 
+def test_batch_norms_without_statistics_are_told():
+    net = tiny()
+    with pytest.raises(InputError, match="A ResNet has batch norms.*such as a ViT"):
+        net(net.init(jax.random.key(0)), images(2, 8, 8, 3))
+
+
 def test_a_network_without_batch_norm_has_no_statistics():
     net = Pure(functools.partial(ViT, image_size=8, patch_size=4, width=8, depth=1, heads=2))
     params = net.init(jax.random.key(0))
