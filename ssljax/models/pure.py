@@ -56,7 +56,7 @@ class Pure:
         statistics = len(jax.tree.leaves(nnx.state(self.abstract, nnx.BatchStat)))
         if statistics and len(jax.tree.leaves(params)) == len(jax.tree.leaves(nnx.state(self.abstract, nnx.Param))):
             raise InputError(
-                f"A {type(self.abstract).__name__} has batch norms, whose running statistics this objective does not keep; "
+                f"A {type(self.abstract).__name__} has batch norms, and this objective keeps no statistics; "
                 "take an encoder without, such as a ViT, or an objective that does, such as SimCLR."
             )
         module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(params), copy=True)
