@@ -32,7 +32,8 @@ from ssljax.data.index import INDEX, VERSION, VideoIndex, read_index
 from ssljax.data.picture import Geometry, geometry, to_record
 from ssljax.data.recording import Settings, every, first_frame, truncated
 from ssljax.data.tiles import decode as decode_record
-from ssljax.data.video import Timeline, decode, segments, survey
+from ssljax.data.timeline import Timeline, segments, survey
+from ssljax.data.video import decode
 from ssljax.errors import InputError
 
 SEGMENT_SECONDS = 60.0

@@ -18,7 +18,8 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from ssljax.data.index import INDEX
-from ssljax.data.video import Group, Timeline
+from ssljax.data.timeline import Timeline
+from ssljax.data.video import Group
 from ssljax.errors import InputError
 
 PLAN = "plan.json"

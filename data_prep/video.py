@@ -16,7 +16,7 @@ from data_prep.blur import Blur
 from data_prep.contact import CONTACT
 from data_prep.prepare import Settings, prepare_shard
 from ssljax.data.index import VideoIndex
-from ssljax.data.video import open_video
+from ssljax.data.timeline import open_video
 from ssljax.errors import InputError
 
 

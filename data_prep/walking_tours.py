@@ -25,7 +25,7 @@ from data_prep.store import difference, write_json
 from data_prep.video import Parser, add_options, prepare_one, settings_of
 from data_prep.video import main as video_main
 from ssljax.data.index import INDEX, read_index
-from ssljax.data.video import open_video
+from ssljax.data.timeline import open_video
 from ssljax.errors import InputError
 
 CHECKSUMS = "checksums.json"

@@ -68,12 +68,14 @@ def load(plans: Plans, mesh: Mesh) -> UInt8[Array, "n r w"]:
     bar = tqdm(total=total, unit=" frames", desc="Video to the devices", disable=jax.process_index() != 0)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for device, (first, end) in spans.items():
-            shard = jnp.zeros((end - first, *plans.shape), jnp.uint8, device=device)
-            for a in range(first, min(end, plans.frames), _AT_ONCE):
-                frames = list(pool.map(plans.planes, range(a, min(a + _AT_ONCE, end, plans.frames))))
-                shard = _write(shard, jax.device_put(np.stack(frames), device), jax.device_put(a - first, device))
-                shard.block_until_ready()  # or the host would hold what waits to be moved
-                bar.update(len(frames))
+            with jax.set_mesh(Mesh([device], ("alone",))):  # of the whole mesh nothing may be written to one device
+                shard = jnp.zeros((end - first, *plans.shape), jnp.uint8, device=device)
+                for a in range(first, min(end, plans.frames), _AT_ONCE):
+                    frames = list(pool.map(plans.planes, range(a, min(a + _AT_ONCE, end, plans.frames))))
+                    at = jax.device_put(np.int32(a - first), device)
+                    shard = _write(shard, jax.device_put(np.stack(frames), device), at)
+                    shard.block_until_ready()  # or the host would hold what waits to be moved
+                    bar.update(len(frames))
             shards.append(shard)
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 

@@ -36,7 +36,8 @@ def test_the_windows_are_those_from_records(street, layout, antialias, least):
     """The host halves instead of widening the filter, so that without antialiasing alone the two are the same."""
     mesh, options = meshes.make_mesh(layout), OPTIONS | dict(size=160, antialias=antialias, reuse=2)
     records, plans = Windows(video=street, **options), Windows(video=street, source="device", **options).plans
-    planes, finish = resident.load(plans, mesh), resident.finisher(plans, mesh)
+    with jax.set_mesh(mesh):  # as in the loop
+        planes, finish = resident.load(plans, mesh), resident.finisher(plans, mesh)
     assert planes.shape == (64, 360, 320) and {s.data.shape[0] for s in planes.addressable_shards} == {8}
     with load(plans, rows=range(16), batch_size=16, position=32) as batches, jax.set_mesh(mesh):
         batch = meshes.to_mesh(mesh, next(batches), 16)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import av
 
-from ssljax.data.video import Timeline, decode, open_video
+from ssljax.data.timeline import Timeline, open_video
+from ssljax.data.video import decode
 from ssljax.errors import InputError
 
 RATE = 6.0  # stored frames a second by default: a twelfth of a gigabyte a minute at 540 pixels, divides the usual gaps

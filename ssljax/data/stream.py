@@ -26,7 +26,8 @@ from ssljax.data.index import Segment, VideoIndex
 from ssljax.data.picture import geometry, to_record
 from ssljax.data.recording import Settings, every, first_frame, truncated
 from ssljax.data.records import Records
-from ssljax.data.video import Timeline, decode, segments, survey
+from ssljax.data.timeline import Timeline, segments, survey
+from ssljax.data.video import decode
 from ssljax.errors import InputError
 
 SECONDS = 20.0  # of a block, and at least a window: then no window reaches beyond the next block
