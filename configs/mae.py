@@ -9,6 +9,7 @@ tests.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -22,9 +23,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    # The loader's box is the paper's crop; the view takes all of it, resized and perhaps mirrored.
-    config.data = ConfigDict(dict(name="images", data=(), size=256, scale=(0.2, 1.0), bad_share=0.001))
-    config.views = ConfigDict(dict(name="crop_view", size=224, scale=(1.0, 1.0)))
+    # ratio None: the largest centred square, so that the view is cut once, not twice
+    config.data = ConfigDict(dict(name="images", data=(), size=320, ratio=None, bad_share=0.001))
+    config.views = ConfigDict(dict(name="crop_view", size=224, scale=(0.2, 1.0)))
     encoder = dict(
         name="vit",
         size="b",
@@ -45,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         remat="full",
     )
     config.objective = ConfigDict(
-        dict(name="mae", size=config.data.get_ref("size"), frames=None, mask_ratio=0.75, norm_pix_loss=True)
+        dict(name="mae", size=config.data.get_ref("size"), frames=placeholder(int), mask_ratio=0.75, norm_pix_loss=True)
     )
     config.optimizer = ConfigDict(
         dict(
@@ -80,14 +81,18 @@ def video(config: ConfigDict) -> None:
         dict(
             name="windows",
             video=(),
+            source="records",
+            stream=dict(every=placeholder(int), short_side=540),
             frames=8,
             gap=1 / 3,
             size=256,
             scale=(0.2, 1.0),
             seconds=(None, None),
+            reuse=1,
             bad_share=0.001,
         )
     )
+    config.views.scale = (1.0, 1.0)  # the loader's box is the crop; the view is resized and perhaps mirrored
     config.models.decoder.update(hidden=384, depth=4, heads=6)
     config.objective.update(frames=config.data.get_ref("frames"), size=config.data.get_ref("size"), mask_ratio=0.9)
 
