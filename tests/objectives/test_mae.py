@@ -147,3 +147,26 @@ def test_two_updates_on_meshes_and_micro_batches_are_one_devices(layout):
     one = losses(mesh.make_mesh("", jax.devices()[:1]), 1)
     np.testing.assert_allclose(losses(mesh.make_mesh(layout), 2), one, rtol=1e-5)
     assert one[0] != one[1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "patches", "width", "total"),
+    [("", 196, 768, 111_907_840), (":vitl16", 196, 1024, 329_541_888), (":vith14", 256, 1280, 657_074_508)],
+)
+def test_recipes_have_the_released_models_parameters(variant, patches, width, total):
+    """The released models count their fixed positions of CLS and patches too, the decoder's 512 wide."""
+    mae = build.objective(configuration.load(f"configs/mae.py{variant}"))
+    params, _ = jax.eval_shape(mae.init, jax.random.key(0))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert trained + (1 + patches) * (width + 512) == total
+
+
+def test_recipe_of_the_paper():
+    """Table 8: batch 4096, base learning rate 1.5e-4 per 256, 40 of 800 epochs of warm-up, betas 0.9 and 0.95."""
+    config = configuration.load("configs/mae.py")
+    rate, steps = build.schedules(config)["learning_rate"], build.total_steps(config)
+    warmup = round(40 * 1_281_167 / 4096)
+    np.testing.assert_allclose(float(rate(warmup)), 16 * 1.5e-4, rtol=1e-3)
+    np.testing.assert_allclose(float(rate(steps)), 0, atol=1e-9)
+    assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
+    assert steps == 800 * 1_281_167 // 4096
