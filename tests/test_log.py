@@ -37,6 +37,21 @@ def test_lines_come_every_few_updates_and_at_the_end(tmp_path):
     assert all(0 <= row["data_wait_share"] <= 1 for row in rows(tmp_path))
 
 
+def test_evaluations_have_their_lines_and_take_no_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ssljax.log.time.monotonic", lambda: now[0])
+    with make(tmp_path, every=4, also=3) as log:
+        for step in range(1, 5):
+            now[0] += 1.0
+            if step == 3:
+                with log.paused():
+                    now[0] += 100.0
+            log.update(step, {"loss": 1.0} | ({"knn_20": 0.5} if step == 3 else {}), waited=0.0)
+    assert [row["step"] for row in rows(tmp_path)] == [3, 4]
+    assert [row.get("knn_20") for row in rows(tmp_path)] == [0.5, None]
+    assert [row["samples_per_second"] for row in rows(tmp_path)] == [8.0, 8.0]
+
+
 def test_a_resumed_run_drops_the_lines_that_it_writes_again(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in (2, 4, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')  # a kill cut the last one

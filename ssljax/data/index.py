@@ -70,6 +70,8 @@ def read_index(folder: str | os.PathLike) -> VideoIndex:
         )
     try:
         raw = json.loads(path.read_bytes())
+        if "kind" in raw:
+            raise InputError(f'{folder} holds no video but prepared {raw["kind"]}: read them with data.name="images"')
         if raw["version"] != VERSION:
             raise InputError(
                 f"{path} has version {raw['version']}, this program reads {VERSION}: prepare the video again"

@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.images import main
 from ssljax.data.images import Images, Labelled, evaluation_view, resized_box
 from ssljax.data.imageset import ImageSet, read_image_index
+from ssljax.data.index import read_index
 from ssljax.data.loader import Dataset, load
 from ssljax.errors import InputError
 
@@ -184,6 +185,11 @@ def test_a_folder_of_sets_is_told(pets):
         Images(data=pets.parent, size=8)
     with pytest.raises(InputError, match="named twice"):
         Images(data=[pets, pets], size=8)
+
+
+def test_images_are_no_video(pets):
+    with pytest.raises(InputError, match="pets holds no video but prepared images: read them with"):
+        read_index(pets)
 
 
 def test_labelled_images_come_in_order(pets):

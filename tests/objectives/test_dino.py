@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from ssljax import build, configuration
 from ssljax.models.heads import DINOHead
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT
@@ -73,3 +75,14 @@ def test_a_collapsed_teacher_carries_no_information():
     state["center"] = jnp.zeros(32).at[3].set(-100.0)  # one prototype always wins
     out = dino.loss(params, state, batch, key, jnp.zeros((), jnp.int32))
     np.testing.assert_allclose(out.metrics["teacher_information"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("variant", "locals", "pixels"), [("images", 10, 96), ("cifar10", 4, 16)])
+def test_variants_on_images_have_the_shapes_that_they_say(variant, locals, pixels):
+    config = configuration.load(f"configs/dino.py:{variant}")
+    objective = build.objective(config)
+    image = jax.ShapeDtypeStruct((config.data.size,) * 2 + (3,), np.uint8)
+    large, small = jax.eval_shape(objective.views, image, jax.random.key(0))
+    assert large.shape == (2, config.views.global_size, config.views.global_size, 3)
+    assert small.shape == (locals, pixels, pixels, 3)
+    build.optimizer(config)
