@@ -46,13 +46,19 @@ RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
 def smoke(config: ConfigDict) -> ConfigDict:
     """Shrink a recipe to two updates of a tiny model on a CPU, for tests."""
     config.batch_size, config.epochs, config.samples_per_epoch = 8, 1, 16
-    config.models.encoder.update(width=32, depth=2, heads=4, patch_size=8, image_size=32, dtype="float32")
+    if config.models.encoder.name == "resnet":
+        config.models.encoder.update(depth=18, blocks=(1, 1), width_multiplier=0.125, dtype="float32")
+    else:
+        config.models.encoder.update(width=32, depth=2, heads=4, patch_size=8, image_size=32, dtype="float32")
     if "head" in config.models:
         config.models.head.update(hidden=32, bottleneck=16, prototypes=64, dtype="float32")
         config.views.update(global_size=32, local_size=16, locals=2)
     if "decoder" in config.models:
         config.models.decoder.update(hidden=32, depth=1, heads=4, dtype="float32")
         config.views.update(size=32)
+    for role in {"projector", "predictor"} & set(config.models):
+        config.models[role].update(hidden=32, outputs=16, dtype="float32")
+        config.views.update(global_size=32)
     config.data.update(size=40)
     if "frames" in config.data:
         config.data.update(frames=2)

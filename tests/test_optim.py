@@ -1,4 +1,6 @@
-"""Schedules against the formulas of the DINO code, AdamW and clipping against PyTorch's rules in NumPy."""
+"""Schedules against the formulas of the DINO code, AdamW, LARS and clipping against their rules in NumPy."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,10 @@ import pytest
 
 from ssljax import optim
 from ssljax.errors import InputError
+from ssljax.models.heads import BatchNormMLP
+from ssljax.models.pure import Pure
+from ssljax.models.resnet import resnet
+from ssljax.models.vit import vit
 
 
 def test_cosine_equals_dinos_formula():
@@ -130,3 +136,84 @@ def test_a_stack_is_clipped_as_its_layers_are():
         alone = {"layer": jax.tree.map(lambda x, i=layer: x[i], stacked["blocks"])}
         expected = clip.update(alone, clip.init(alone))[0]["layer"]
         jax.tree.map(lambda a, b, i=layer: np.testing.assert_allclose(a[i], b, rtol=1e-6), whole["blocks"], expected)
+
+
+def reference_lars(param, gradients, rates, decay, adapts, momentum=0.9, trust=0.001):
+    """SimCLR's LARS on one parameter: You et al. 2017 with the rate inside the velocity."""
+    velocity = np.zeros_like(param)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        ratio = 1.0
+        if adapts:
+            gradient = gradient + decay * param
+            norms = np.linalg.norm(param), np.linalg.norm(gradient)
+            ratio = trust * norms[0] / norms[1] if min(norms) > 0 else 1.0
+        velocity = momentum * velocity + rate * ratio * gradient
+        param = param - velocity
+    return param
+
+
+def test_lars_equals_numpy_and_a_stack_its_layers():
+    rng = np.random.default_rng(3)
+    params, gradients = tree(rng, 3), [tree(rng, 3) for _ in range(4)]
+    params["head"]["last"]["kernel"][:] = 0  # a zero norm has a ratio of one
+    schedule = optim.cosine(start=2.0, end=0.0, steps=4, warmup_steps=1)
+    transform = optim.lars(learning_rate=schedule, weight_decay=optim.constant(value=0.1))
+    result = run(transform, as_float32(params), [as_float32(g) for g in gradients])[-1]
+
+    rates = [float(schedule(i)) for i in range(4)]
+    for name, adapts in (("kernel", True), ("bias", False)):
+        for layer in range(3):
+            alone = [g["blocks"]["fc"][name][layer] for g in gradients]
+            expected = reference_lars(params["blocks"]["fc"][name][layer], alone, rates, 0.1, adapts)
+            np.testing.assert_allclose(result["blocks"]["fc"][name][layer], expected, rtol=1e-5, atol=1e-6)
+    last = [g["head"]["last"]["kernel"] for g in gradients]
+    expected = reference_lars(params["head"]["last"]["kernel"], last, rates, 0.1, True)
+    np.testing.assert_allclose(result["head"]["last"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+
+
+def names_of(params, keep):
+    """Return the last two names of the parameters that `keep` chooses."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(key.key for key in path[-2:]) for path, leaf in leaves if keep(leaf)}
+
+
+ENCODERS = {
+    "resnet": (functools.partial(resnet, 50), {"norm/scale", "norm1/scale", "shortcut_norm/bias"}, {"conv/kernel"}),
+    "vit": (
+        functools.partial(vit, "s", patch_size=16, image_size=224, registers=2, layer_scale=1e-5),
+        {"qkv/bias", "norm1/scale", "scale1/gamma", "encoder/cls", "encoder/position", "encoder/register"},
+        {"qkv/kernel", "patch/kernel", "fc2/kernel"},
+    ),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_groups_are_the_papers(encoder):
+    """SimCLR: biases and batch norms neither decay nor adapt. In a network's layers these are all that is a vector."""
+    make, some_excluded, some_included = ENCODERS[encoder]
+    head = functools.partial(BatchNormMLP, width=64, hidden=32, outputs=16, layers=2)
+    init = lambda key: {"encoder": Pure(make).init(key), "projector": Pure(head).init(key)}  # noqa: E731
+    params = jax.eval_shape(init, jax.random.key(0))
+    ones, zeros = (jax.tree.map(lambda leaf, v=v: jnp.full(leaf.shape, v, jnp.float32), params) for v in (1, 0))
+    one = optim.constant(value=1.0)
+
+    decayed = {}
+    for name, transform in {
+        "lars": optim.lars(learning_rate=one, weight_decay=one),
+        "adamw": optim.adamw(learning_rate=one, weight_decay=one),
+    }.items():
+        updates, _ = transform.update(zeros, transform.init(ones), ones)
+        decayed[name] = names_of(updates, np.any)
+    # A gradient of 2 is scaled where there is a ratio: to the length 0.001 |w|, and left alone elsewhere.
+    transform = optim.lars(learning_rate=one, weight_decay=optim.constant(value=0.0))
+    updates, _ = transform.update(jax.tree.map(lambda x: 2 * x, ones), transform.init(ones), ones)
+    adapted = names_of(updates, lambda leaf: np.allclose(leaf, -0.001, rtol=1e-4))
+    assert adapted == decayed["lars"]
+    assert adapted | names_of(updates, lambda leaf: np.allclose(leaf, -2)) == names_of(params, lambda leaf: True)
+
+    excluded = names_of(params, lambda leaf: True) - adapted
+    assert {name.split("/")[1] for name in adapted} == {"kernel"}
+    assert some_excluded <= excluded and some_included <= adapted
+    assert not any(name.endswith("kernel") for name in excluded)
+    # DINO's released code, whose rule AdamW has, decays tokens and positions too.
+    assert decayed["adamw"] - adapted == {name for name in excluded if name.startswith("encoder/")}

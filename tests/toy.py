@@ -27,6 +27,21 @@ class Clips:
         return {"video": "toy", "times": [float(position)]}
 
 
+class Images:
+    """The first frames of such clips."""
+
+    def __init__(self, *, size, seed):
+        self._clips = Clips(frames=1, size=size, seed=seed)
+        self.checksum = self._clips.checksum
+
+    def __getitem__(self, position):
+        clip = self._clips[position]
+        return {"image": clip["frames"][0], "position": clip["position"]}
+
+    def describe(self, position):
+        return self._clips.describe(position)
+
+
 def views(frames, key):
     """Return the middle of each frame and two corners, with noise for the augmentation: quick to compile."""
     pixels = frames / jnp.float32(255) - 0.5

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ssljax.errors import InputError
+
 Params = Any
 """A plain nested dict of arrays."""
 
@@ -46,15 +48,25 @@ class Pure:
         return nnx.to_pure_dict(nnx.state(self.make(rngs=nnx.Rngs(0)), nnx.BatchStat))
 
     def __call__(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
-        """Call the module's `method` with `params` in place of its own; batch norms use the statistics among them."""
+        """Call the module's `method` with `params` in place of its own; batch norms use the statistics among them.
+
+        Raises:
+            InputError: The module has batch norms, and the parameters no statistics for them.
+        """
+        statistics = len(jax.tree.leaves(nnx.state(self.abstract, nnx.BatchStat)))
+        if statistics and len(jax.tree.leaves(params)) == len(jax.tree.leaves(nnx.state(self.abstract, nnx.Param))):
+            raise InputError(
+                f"A {type(self.abstract).__name__} has batch norms, and this objective keeps no statistics; "
+                "take an encoder without, such as a ViT, or an objective that does, such as SimCLR."
+            )
         module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(params), copy=True)
         return getattr(module, method)(*args, **kwargs)
 
     def train(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
         """Call the module, its batch norms using the batch's own statistics; return the output and these."""
-        graphdef, _, unused = nnx.split(self.abstract, nnx.Param, nnx.BatchStat)
-        unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), unused)
-        module = nnx.merge(graphdef, nnx.State(params), unused, copy=True)
+        statistics = nnx.to_pure_dict(nnx.state(self.abstract, nnx.BatchStat))
+        unused = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), statistics)
+        module = nnx.merge(nnx.graphdef(self.abstract), nnx.State(combine(params, unused)), copy=True)
         module.train()
         output = module(*args, **kwargs)
         return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))

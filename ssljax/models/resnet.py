@@ -195,7 +195,8 @@ def resnet(depth: int, *, rngs: nnx.Rngs, **options: Any) -> ResNet:
     if unknown:
         raise InputError(f"a ResNet has no argument {unknown[0]!r}")
     blocks, bottleneck = DEPTHS[depth]
-    return ResNet(**{"blocks": blocks, "bottleneck": bottleneck} | options, rngs=rngs)
+    arguments: dict[str, Any] = {"blocks": blocks, "bottleneck": bottleneck}
+    return ResNet(**(arguments | options), rngs=rngs)
 
 
 def _recomputed(block: Block, x: Array) -> Array:
@@ -203,14 +204,14 @@ def _recomputed(block: Block, x: Array) -> Array:
 
     The statistics leave the recomputed function as values: what is written into a module there would not outlive it.
     """
-    graphdef, params, statistics = nnx.split(block, nnx.Param, nnx.BatchStat)
+    graphdef, state = nnx.split(block)
 
     @jax.checkpoint
-    def call(params: Any, statistics: Any, x: Array) -> tuple[Array, Any]:
-        copy = nnx.merge(graphdef, params, statistics, copy=True)
+    def call(state: Any, x: Array) -> tuple[Array, Any]:
+        copy = nnx.merge(graphdef, state, copy=True)
         return copy(x), nnx.state(copy, nnx.BatchStat)
 
-    x, statistics = call(params, statistics, x)
+    x, statistics = call(state, x)
     nnx.update(block, statistics)
     return x
 

@@ -1,4 +1,4 @@
-"""DINO's head against its formula in NumPy."""
+"""The heads against their formulas in NumPy."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.models.heads import DINOHead
+from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.pure import Pure
 
 gelu = np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2)
@@ -71,3 +71,28 @@ def test_bfloat16_gives_float32_logits():
 def test_no_layer():
     with pytest.raises(InputError, match="layers is 0"):
         head(layers=0).abstract  # noqa: B018
+
+
+@pytest.mark.parametrize(("layers", "last_norm"), [(1, True), (2, True), (3, False)])
+def test_projector_equals_numpy(layers, last_norm):
+    net = Pure(functools.partial(BatchNormMLP, width=12, hidden=16, outputs=6, layers=layers, last_norm=last_norm))
+    params = net.init(jax.random.key(0))
+    assert set(params.get(f"norm{layers}", {})) == set()  # the last batch norm has no scale and bias
+    random = np.random.default_rng(0)
+    y = x = random.normal(size=(9, 12)).astype(np.float32)
+    for i in range(1, layers + 1):
+        y = y @ np.asarray(params[f"fc{i}"]["kernel"], np.float64)
+        if i < layers or last_norm:
+            y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
+        if i < layers:
+            scale, bias = random.uniform(0.5, 2, 16), random.normal(size=16)
+            params[f"norm{i}"] = {"scale": jnp.asarray(scale, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+            y = np.maximum(y * scale + bias, 0)
+    np.testing.assert_allclose(net.train(params, jnp.asarray(x))[0], y, atol=1e-5)
+
+
+def test_a_projector_of_nothing_is_refused():
+    for name in ("hidden", "outputs", "layers"):
+        sizes = dict(hidden=8, outputs=8, layers=2) | {name: 0}
+        with pytest.raises(InputError, match=f"{name} is 0"):
+            Pure(functools.partial(BatchNormMLP, width=4, **sizes)).abstract  # noqa: B018

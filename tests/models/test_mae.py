@@ -39,7 +39,7 @@ def test_positions_are_no_parameters():
 
 def test_the_frames_of_a_window_are_decoded_together_and_told_apart():
     model, given = decoder(), tokens(t=2)
-    params, places = model.init(jax.random.key(0)), order()
+    params, places = xavier_uniform(model.init(jax.random.key(0)), jax.random.key(1)), order()
     out = model(params, given, places, (2, 4))
     assert out.shape == (2, 2, 8, 48)
     changed = given.copy()

@@ -113,6 +113,12 @@ def test_eight_devices_give_one_devices_numbers(layout):
     assert largest_difference(one, many) < 1e-5
 
 
+def test_batch_norms_without_statistics_are_told():
+    net = tiny()
+    with pytest.raises(InputError, match="A ResNet has batch norms.*such as a ViT"):
+        net(net.init(jax.random.key(0)), images(2, 8, 8, 3))
+
+
 def test_a_network_without_batch_norm_has_no_statistics():
     net = Pure(functools.partial(ViT, image_size=8, patch_size=4, width=8, depth=1, heads=2))
     params = net.init(jax.random.key(0))
@@ -138,62 +144,64 @@ def test_bad_values_are_told(options, message):
         Pure(functools.partial(resnet, **options)).abstract  # noqa: B018
 
 
-def of_transformers(net, state, prefix, target):
-    """Copy one convolution and its batch norm from their names to ours."""
-    convolution, norm = target
-    params = {convolution: {"kernel": state[f"{prefix}.convolution.weight"].numpy().transpose(2, 3, 1, 0)}}
-    names = dict(scale="weight", bias="bias", mean="running_mean", var="running_var")
-    params[norm] = {ours: state[f"{prefix}.normalization.{theirs}"].numpy() for ours, theirs in names.items()}
-    return params
+def from_torch(state, prefix, convolution, norm):
+    """Return one convolution and its batch norm of transformers by our names: parameters, and statistics."""
+    kernel = {"kernel": state[f"{prefix}.convolution.weight"].numpy().transpose(2, 3, 1, 0)}
+    at = f"{prefix}.normalization"
+    params = {convolution: kernel, norm: {"scale": state[f"{at}.weight"].numpy(), "bias": state[f"{at}.bias"].numpy()}}
+    return params, {norm: {"mean": state[f"{at}.running_mean"].numpy(), "var": state[f"{at}.running_var"].numpy()}}
+
+
+def resnet_from_torch(state):
+    """Return parameters and statistics of transformers' ResNet."""
+    params, statistics = from_torch(state, "embedder.embedder", "conv", "norm")
+    for name in (name for name in state if name.endswith("convolution.weight") and name.startswith("encoder")):
+        _, _, stage, _, i, part, *layer = name.split(".")
+        layer = layer[0] if part == "layer" else None
+        ours = ("shortcut", "shortcut_norm") if layer is None else (f"conv{int(layer) + 1}", f"norm{int(layer) + 1}")
+        read = from_torch(state, name.removesuffix(".convolution.weight"), *ours)
+        for tree, value in zip((params, statistics), read, strict=True):
+            tree.setdefault(f"layer{int(stage) + 1}_{i}", {}).update(value)
+    return params, statistics
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("depth", [18, 50])
-def test_equals_transformers(depth):
+def test_equals_transformers_in_both_modes(depth):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     counts, bottleneck = DEPTHS[depth]
     widths = [256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512]
-    config = transformers.ResNetConfig(
-        depths=list(counts), hidden_sizes=widths, layer_type="bottleneck" if bottleneck else "basic"
-    )
+    kind = "bottleneck" if bottleneck else "basic"
     torch.manual_seed(0)
-    theirs = transformers.ResNetModel(config)
+    theirs = transformers.ResNetModel(
+        transformers.ResNetConfig(depths=list(counts), hidden_sizes=widths, layer_type=kind)
+    )
     for name, value in theirs.state_dict().items():
         if name.endswith(("running_mean", "normalization.bias")):
             value.normal_(0, 0.1)
         elif name.endswith(("running_var", "normalization.weight")):
             value.uniform_(0.5, 1.5)
-    state = {name: value.clone() for name, value in theirs.state_dict().items()}
-    params = of_transformers(None, state, "embedder.embedder", ("conv", "norm"))
-    for stage, count in enumerate(counts):
-        for i in range(count):
-            at, block = f"encoder.stages.{stage}.layers.{i}", {}
-            for j in range(3 if bottleneck else 2):
-                block |= of_transformers(None, state, f"{at}.layer.{j}", (f"conv{j + 1}", f"norm{j + 1}"))
-            if f"{at}.shortcut.convolution.weight" in state:
-                block |= of_transformers(None, state, f"{at}.shortcut", ("shortcut", "shortcut_norm"))
-            params[f"layer{stage + 1}_{i}"] = block
-    x = np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype(np.float32)
-    pixels = torch.from_numpy(x.transpose(0, 3, 1, 2))
+    params, kept = resnet_from_torch({name: value.clone() for name, value in theirs.state_dict().items()})
     net = Pure(functools.partial(resnet, depth))
-    variables = jax.tree.map(jnp.asarray, params)
-    with torch.no_grad():
-        expected = theirs.eval()(pixels).pooler_output.flatten(1).numpy()
-        actual = jax.jit(net.__call__)(variables, jnp.asarray(x)).features
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(jnp.shape, jax.eval_shape(net.init, jax.random.key(0)))
 
-        expected = theirs.train()(pixels).pooler_output.flatten(1).numpy()
-    names = jax.tree.map(jnp.shape, jax.eval_shape(net.init, jax.random.key(0)))
-    trained = {layer: {k: variables[layer][k] for k in names[layer]} for layer in names}
-    trained = {
-        layer: {k: {leaf: v[leaf] for leaf in names[layer][k]} if isinstance(v, dict) else v for k, v in entry.items()}
-        for layer, entry in trained.items()
-    }
-    output, statistics = jax.jit(net.train)(trained, jnp.asarray(x))
-    np.testing.assert_allclose(output.features, expected, rtol=1e-4, atol=1e-4)
-    after = theirs.state_dict()  # running statistics moved by a tenth
-    name = "encoder.stages.3.layers.0.layer.0.normalization"
-    for ours, suffix in (("mean", "running_mean"), ("var", "running_var")):
-        moved = (after[f"{name}.{suffix}"] - 0.9 * state[f"{name}.{suffix}"]) / 0.1
-        np.testing.assert_allclose(statistics["layer4_0"]["norm1"][ours], moved, rtol=1e-3, atol=1e-4)
+    x = np.random.default_rng(0).normal(size=(8, 64, 64, 3)).astype(np.float32)
+    pixels = torch.from_numpy(x.transpose(0, 3, 1, 2))
+
+    def check(ours, theirs):
+        theirs = theirs.numpy()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+    with torch.no_grad():
+        expected = theirs.eval()(pixels)
+        output = jax.jit(net.__call__)(combine(params, kept), x)
+        check(output.features, expected.pooler_output.flatten(1))
+        check(output.patches, expected.last_hidden_state.flatten(2).transpose(1, 2))
+        expected = theirs.train()(pixels)
+        output, statistics = jax.jit(net.train)(params, x)
+        check(output.features, expected.pooler_output.flatten(1))
+        _, after = resnet_from_torch(theirs.state_dict())  # PyTorch moved the running statistics by a tenth
+        moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, kept, statistics)
+    for ours, wanted in zip(jax.tree.leaves(moved), jax.tree.leaves(after), strict=True):
+        check(ours, torch.from_numpy(wanted))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import build, configuration, mesh, step
+from ssljax import build, configuration, mesh, optim, step
 from ssljax.errors import InputError
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -41,8 +41,7 @@ def sample(mae, b=4, first=0):
     return {name: jnp.asarray(pixels[first:]), "position": jnp.arange(first, first + b, dtype=jnp.uint32)}
 
 
-@pytest.mark.parametrize("norm_pix_loss", [False, True])
-@pytest.mark.parametrize("frames", [None, 3])
+@pytest.mark.parametrize(("frames", "norm_pix_loss"), [(None, False), (3, True)])
 def test_loss_is_the_mean_over_hidden_patches(frames, norm_pix_loss):
     mae, key = make(frames=frames, norm_pix_loss=norm_pix_loss), jax.random.key(1)
     batch = sample(mae)
@@ -79,7 +78,7 @@ def test_what_is_hidden_is_not_seen(frames):
     tube = np.kron(np.asarray(out.hidden).reshape(-1, 4, 4), np.ones((4, 4), np.float32))[:, None, :, :, None]
     again = mae.reconstruct(params, images + tube, noise)
     np.testing.assert_array_equal(again.predicted, out.predicted)
-    visible = mae.reconstruct(params, images + (1 - tube) * jnp.linspace(0, 1, 16)[:, None], noise)
+    visible = mae.reconstruct(params, images + (1 - tube) * jnp.square(images), noise)
     assert np.abs(visible.predicted - out.predicted).max() > 1e-3
 
 
@@ -124,14 +123,10 @@ def test_bad_values_are_told(arguments, told):
         make(**arguments)
 
 
-@pytest.mark.parametrize("layout", ["", "data=2,fsdp=4"])
-def test_two_updates_on_meshes_and_micro_batches_are_one_devices(layout):
+def test_two_updates_on_a_mesh_in_micro_batches_are_one_devices():
     """Drop path, views and masks follow the sample, so that neither devices nor micro-batches change the losses."""
-    schedules = dict(learning_rate={"schedule": "constant", "value": 1e-3})
-    config = configuration.load("configs/mae.py:smoke")
-    config.unlock()
-    config.optimizer.update(schedules)
-    mae, optimizer = make(encoder=dict(drop_path=0.2), frames=2), build.optimizer(config)
+    mae = make(encoder=dict(drop_path=0.2), frames=2)
+    optimizer = optim.adamw(learning_rate=optim.constant(value=1e-3), weight_decay=optim.constant(value=0.05))
 
     def losses(devices, accumulate):
         with jax.set_mesh(devices), jax.default_matmul_precision("highest"):
@@ -145,5 +140,28 @@ def test_two_updates_on_meshes_and_micro_batches_are_one_devices(layout):
         return values
 
     one = losses(mesh.make_mesh("", jax.devices()[:1]), 1)
-    np.testing.assert_allclose(losses(mesh.make_mesh(layout), 2), one, rtol=1e-5)
+    np.testing.assert_allclose(losses(mesh.make_mesh("data=2,fsdp=4"), 2), one, rtol=1e-5)
     assert one[0] != one[1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "patches", "width", "total"),
+    [("", 196, 768, 111_907_840), (":vitl16", 196, 1024, 329_541_888), (":vith14", 256, 1280, 657_074_508)],
+)
+def test_recipes_have_the_released_models_parameters(variant, patches, width, total):
+    """The released models count their fixed positions of CLS and patches too, the decoder's 512 wide."""
+    mae = build.objective(configuration.load(f"configs/mae.py{variant}"))
+    params, _ = jax.eval_shape(mae.init, jax.random.key(0))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert trained + (1 + patches) * (width + 512) == total
+
+
+def test_recipe_of_the_paper():
+    """Table 8: batch 4096, base learning rate 1.5e-4 per 256, 40 of 800 epochs of warm-up, betas 0.9 and 0.95."""
+    config = configuration.load("configs/mae.py")
+    rate, steps = build.schedules(config)["learning_rate"], build.total_steps(config)
+    warmup = round(40 * 1_281_167 / 4096)
+    np.testing.assert_allclose(float(rate(warmup)), 16 * 1.5e-4, rtol=1e-3)
+    np.testing.assert_allclose(float(rate(steps)), 0, atol=1e-9)
+    assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
+    assert steps == 800 * 1_281_167 // 4096
