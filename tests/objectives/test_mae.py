@@ -82,6 +82,7 @@ def test_what_is_hidden_is_not_seen(frames):
     assert np.abs(visible.predicted - out.predicted).max() > 1e-3
 
 
+@pytest.mark.long
 def test_bfloat16_with_recomputation_is_float32_within_its_rounding():
     low = dict(dtype="bfloat16", remat="full")
     batch, key, step = sample(make()), jax.random.key(1), jnp.zeros((), jnp.int32)
