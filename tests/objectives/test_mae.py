@@ -82,6 +82,20 @@ def test_what_is_hidden_is_not_seen(frames):
     assert np.abs(visible.predicted - out.predicted).max() > 1e-3
 
 
+@pytest.mark.long
+def test_bfloat16_with_recomputation_is_float32_within_its_rounding():
+    low = dict(dtype="bfloat16", remat="full")
+    batch, key, step = sample(make()), jax.random.key(1), jnp.zeros((), jnp.int32)
+    params, _ = make().init(jax.random.key(0))
+    values = []
+    for mae in (make(), make(encoder=low, decoder=low)):
+        loss, gradients = jax.jit(jax.value_and_grad(lambda p, mae=mae: mae.loss(p, {}, batch, key, step).loss))(params)
+        values.append((loss, jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(gradients)])))
+    (loss, gradient), (rough_loss, rough) = values
+    np.testing.assert_allclose(rough_loss, loss, rtol=0.01)
+    assert jnp.dot(rough, gradient) > 0.99 * jnp.linalg.norm(rough) * jnp.linalg.norm(gradient)
+
+
 def test_the_encoder_sees_each_frame_alone():
     """A window's CLS tokens are those of its frames as images: the encoder stays one of images."""
     video, image = make(frames=3), make()
