@@ -19,6 +19,7 @@ from data_prep import prepare as program
 from data_prep.prepare import Settings, prepare, prepare_shard
 from data_prep.video import main
 from ssljax.data.records import Records
+from ssljax.data import video
 from ssljax.errors import InputError
 
 ALL = Settings(every=1)
@@ -264,6 +265,20 @@ def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
 
 
 def test_a_packet_that_vanishes(source, reference, tmp_path):
+def test_times_that_go_back(source, reference, tmp_path, monkeypatch):
+    """Into two groups that were stored before, as a flipped bit in a fragment's header made them."""
+    frames = video._frames
+
+    def back(*arguments):
+        for number, (pts, frame) in enumerate(frames(*arguments)):
+            yield pts - {65: 60, 66: 41}.get(number, 0) * 512, frame
+
+    monkeypatch.setattr(video, "_frames", back)
+    index = prepare(source, tmp_path / "out", ALL)
+    assert index.dropped == ((2.4, 3.2),)
+    assert stored_frames(index) == [frame for i, frame in enumerate(reference[1]) if not 60 <= i < 80]
+
+
     """MPEG-TS without the packet of a frame that others need: nothing tells but the rhythm of the times."""
     path = make_video(tmp_path / "a.ts", 200)
     with av.open(str(path)) as container:
