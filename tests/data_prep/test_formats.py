@@ -81,6 +81,27 @@ def test_rotation_is_applied(tmp_path):
     assert frame.shape == (160, 128, 3) and number_of(np.rot90(frame)) == 25  # shown turned clockwise
 
 
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ([-1, 0, 0, 1], lambda picture: picture[:, ::-1]),
+        ([1, 0, 0, -1], lambda picture: picture[::-1]),
+        ([0, 1, 1, 0], lambda picture: picture.swapaxes(0, 1)),
+    ],
+)
+def test_mirrored(tmp_path, matrix, shown):
+    path = make_video(tmp_path / "a.mp4", 40, size=(160, 128))
+    plain = Records(prepare(path, tmp_path / "plain", ALL)).decode(25)
+    data = bytearray(path.read_bytes())
+    place = data.rfind(np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes())
+    a, b, c, d = (number << 16 for number in matrix)
+    data[place : place + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    path.write_bytes(data)
+    stored = Records(prepare(path, tmp_path / "out", ALL)).decode(25)
+    assert number_of(shown(stored)) == 25
+    assert np.abs(shown(stored).astype(int) - plain).mean() < 2
+
+
 def test_a_change_of_size_is_refused(tmp_path):
     first = make_video(tmp_path / "first.ts", 40)
     second = make_video(tmp_path / "second.ts", 40, size=(160, 160), times=[2 + i / 25 for i in range(40)])
