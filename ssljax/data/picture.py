@@ -82,7 +82,8 @@ def to_record(
     full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
     transfer = frame.color_trc if frame.color_trc in TRANSFERS else None
     usual = _BT2020 if transfer else _BT709 if min(shape.source) >= 720 else _BT601
-    source = _MATRICES.get(frame.colorspace, usual)
+    coloured = frame.format.is_rgb or frame.format.has_palette  # FFmpeg makes BT.601 of it, whatever its size
+    source = _BT601 if coloured else _MATRICES.get(frame.colorspace, usual)
     frame = _planar(frame)
     width, height = shape.scaled
     part = 2 if chroma == 420 else 1

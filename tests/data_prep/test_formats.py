@@ -215,6 +215,24 @@ def test_full_range_at_half_the_chroma(tmp_path):
         assert abs(error.mean()) < 0.5, "read at limited range it would be brighter by several"
 
 
+@pytest.mark.parametrize("codec", ["libx264rgb", "ffv1"])
+@pytest.mark.parametrize("size", [(720, 720), (128, 128)])
+def test_colours_that_come_as_rgb(tmp_path, codec, size):
+    """Not read as BT.709, which is usual from 720 lines on."""
+    red = np.full((*size, 3), (200, 40, 20), np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=5)
+        stream.width, stream.height = size
+        stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "bgr0"
+        for _ in range(3):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(red, format="rgb24").reformat(format=stream.pix_fmt))
+            )
+        container.mux(stream.encode())
+    stored = Records(prepare(tmp_path / "a.mkv", tmp_path / "out", Settings(every=1, short_side=720, quality=98)))
+    assert np.abs(stored.decode(1).astype(int) - red).max() <= 4
+
+
 @pytest.mark.parametrize("ending", ["mkv", "ts"])
 def test_cut_short_in_a_container_that_is_read_as_it_comes(tmp_path, ending):
     """Matroska promises a duration; MPEG-TS promises none, so that a cut is a shorter video."""
