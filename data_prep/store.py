@@ -103,6 +103,15 @@ def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
     """Write a file, whole or not at all."""
     with temporary(path) as file:
         file.write_text(json.dumps(value, indent=indent))
+@contextmanager
+def told_as_os_error(path: Path) -> Iterator[None]:
+    """ArrayRecord says RuntimeError when a disk is full or failing."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written ({str(error).split(';')[0]})") from error
+
+
 
 
 def finished_segment(output: Path, number: int) -> dict | None:
@@ -149,11 +158,13 @@ def write_segment(
             if frames is None:
                 dropped.append(g)
             for pts, record in frames or []:
-                writer.write(record)
+                with told_as_os_error(path):
+                    writer.write(record)
                 digest.update(record)
                 times.append(timeline.seconds(pts))
             advance(count)
-        writer.close()
+        with told_as_os_error(path):
+            writer.close()
         if stop.is_set():
             path.unlink()
             return False

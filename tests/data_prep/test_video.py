@@ -16,6 +16,7 @@ import simplejpeg
 from videos import make_sound, make_video, number_of
 
 from data_prep import prepare as program
+from data_prep import store
 from data_prep.prepare import Settings, prepare, prepare_shard
 from data_prep.video import main
 from ssljax.data.records import Records
@@ -396,6 +397,22 @@ def test_output_that_cannot_be_written(source, tmp_path, capsys, monkeypatch, ki
 
 def fails(error, *arguments, **options):
     raise error
+
+@pytest.mark.parametrize("method", ["write", "close"])
+def test_a_disk_that_is_full_in_the_middle(source, tmp_path, capsys, monkeypatch, method):
+    """ArrayRecord's own words for it, seen on a small file system."""
+
+    class Full(store.ArrayRecordWriter):
+        pass
+
+    setattr(Full, method, functools.partial(fails, RuntimeError("write() failed: No space left on device; at byte 8")))
+    monkeypatch.setattr(store, "ArrayRecordWriter", Full)
+    assert main([str(source), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "No space left on device" in error and "run the same command again" in error
+    monkeypatch.undo()
+    assert main([str(source), "--output", str(tmp_path / "out")]) == 0
+
 
 
 def test_files_are_for_others_to_read(source, tmp_path):
