@@ -53,8 +53,8 @@ def is_finished(output: Path, plan: dict) -> bool:
 
 def _compare(path: Path, plan: dict) -> None:
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
+        found = dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not what a preparation writes: choose another --output") from error
     for key, what in (
         ("version", "by another version"),
@@ -78,6 +78,10 @@ def difference(was: Any, now: Any) -> str:
 def claim(output: Path, plan: dict) -> None:
     """Make the folder and write down whose it is; InputError if nothing can be written there."""
     try:
+        str(output).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{output} is not a name in UTF-8: rename the video, or choose another --output") from error
+    try:
         output.mkdir(parents=True, exist_ok=True)
         if not (output / PLAN).is_file():
             write_json(output / PLAN, plan)
@@ -99,10 +103,6 @@ def temporary(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
-    """Write a file, whole or not at all."""
-    with temporary(path) as file:
-        file.write_text(json.dumps(value, indent=indent))
 @contextmanager
 def told_as_os_error(path: Path) -> Iterator[None]:
     """ArrayRecord says RuntimeError when a disk is full or failing."""
@@ -112,6 +112,10 @@ def told_as_os_error(path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be written ({str(error).split(';')[0]})") from error
 
 
+def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
+    """Write a file, whole or not at all."""
+    with temporary(path) as file:
+        file.write_text(json.dumps(value, indent=indent))
 
 
 def finished_segment(output: Path, number: int) -> dict | None:

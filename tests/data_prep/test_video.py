@@ -19,8 +19,8 @@ from data_prep import prepare as program
 from data_prep import store
 from data_prep.prepare import Settings, prepare, prepare_shard
 from data_prep.video import main
-from ssljax.data.records import Records
 from ssljax.data import video
+from ssljax.data.records import Records
 from ssljax.errors import InputError
 
 ALL = Settings(every=1)
@@ -265,7 +265,6 @@ def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
     assert len(lost) and all(inside)
 
 
-def test_a_packet_that_vanishes(source, reference, tmp_path):
 def test_times_that_go_back(source, reference, tmp_path, monkeypatch):
     """Into two groups that were stored before, as a flipped bit in a fragment's header made them."""
     frames = video._frames
@@ -280,6 +279,7 @@ def test_times_that_go_back(source, reference, tmp_path, monkeypatch):
     assert stored_frames(index) == [frame for i, frame in enumerate(reference[1]) if not 60 <= i < 80]
 
 
+def test_a_packet_that_vanishes(source, reference, tmp_path):
     """MPEG-TS without the packet of a frame that others need: nothing tells but the rhythm of the times."""
     path = make_video(tmp_path / "a.ts", 200)
     with av.open(str(path)) as container:
@@ -368,6 +368,9 @@ def test_bad_input_is_one_sentence(source, tmp_path, capsys, name):
         (["--output", "OUT", "--chroma", "422"], "--chroma 422"),
         (["--output", "OUT", "--shard", "3/2"], "--shard: 3/2 must be I/N"),
         (["--output", "OUT", "--shard", "half"], "--shard: half must be I/N"),
+        (["--output", "OUT", "--threads", "0"], "--threads 0"),
+        (["--output", "OUT", "--threads", "-1"], "--threads -1"),
+        (["--output", "OUT", "--blur", "..x"], "--blur ..x cannot be imported"),
         (["--output", "OUT", "--colour"], "--colour"),
     ],
 )
@@ -395,9 +398,6 @@ def test_output_that_cannot_be_written(source, tmp_path, capsys, monkeypatch, ki
         assert out.read_text() == "mine"
 
 
-def fails(error, *arguments, **options):
-    raise error
-
 @pytest.mark.parametrize("method", ["write", "close"])
 def test_a_disk_that_is_full_in_the_middle(source, tmp_path, capsys, monkeypatch, method):
     """ArrayRecord's own words for it, seen on a small file system."""
@@ -414,6 +414,9 @@ def test_a_disk_that_is_full_in_the_middle(source, tmp_path, capsys, monkeypatch
     assert main([str(source), "--output", str(tmp_path / "out")]) == 0
 
 
+def fails(error, *arguments, **options):
+    raise error
+
 
 def test_files_are_for_others_to_read(source, tmp_path):
     prepare(source, tmp_path / "out", Settings(every=20))
@@ -426,6 +429,20 @@ def test_two_files_of_one_name(source, tmp_path, capsys):
     other = make_video(tmp_path / "street.mkv", 40)
     assert main([str(source), str(other), "--output", str(tmp_path / "out")]) == 2
     assert "would both become" in capsys.readouterr().err
+
+
+def test_a_name_that_could_be_an_address(source, reference, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(source, "day:1.mp4")
+    assert np.array_equal(prepare("day:1.mp4", "out", ALL).times, reference[0].times)
+
+
+def test_a_name_that_is_not_text(source, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.mp4")
+    shutil.copy(source, path)
+    with pytest.raises(InputError, match="is not a name in UTF-8"):
+        prepare(path, tmp_path / path.stem, ALL)
+    assert not (tmp_path / path.stem).exists()
 
 
 def test_command_line(source, tmp_path):
