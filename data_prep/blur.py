@@ -106,7 +106,7 @@ def _imported(name: str) -> Detector:
     module, _, function = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"--blur {name} cannot be imported ({error}): give package.module.function") from error
     if not callable(found):
         raise InputError(f"--blur {name} is not a function")

@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from data_prep.pictures import BadImage, Picture
-from data_prep.store import claim, clean, finished_segment, is_finished, verify, write_json
+from data_prep.store import claim, clean, finished_segment, is_finished, told_as_os_error, verify, write_json
 from data_prep.store import temporary as unfinished
 from ssljax.data.imageset import KIND, VERSION, ImageIndex, read_image_index
 from ssljax.data.index import INDEX
@@ -151,11 +151,13 @@ def _write_segment(
                     lost.append((image, str(picture)))
                     bad.add(image, source.names[image], str(picture))
                 else:
-                    writer.write(picture.record)
+                    with told_as_os_error(path):
+                        writer.write(picture.record)
                     digest.update(picture.record)
                     sizes[image] = picture.width, picture.height
             bar.update(len(chunk))
-        writer.close()
+        with told_as_os_error(path):
+            writer.close()
         if sizes:
             verify(path, len(sizes), digest.hexdigest())
             size = path.stat().st_size

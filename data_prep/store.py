@@ -53,8 +53,8 @@ def is_finished(output: Path, plan: dict) -> bool:
 
 def _compare(path: Path, plan: dict) -> None:
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
+        found = dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path} is not what a preparation writes: choose another --output") from error
     for key, what in (
         ("version", "by another version"),
@@ -78,6 +78,10 @@ def difference(was: Any, now: Any) -> str:
 def claim(output: Path, plan: dict) -> None:
     """Make the folder and write down whose it is; InputError if nothing can be written there."""
     try:
+        str(output).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{output} is not a name in UTF-8: rename the video, or choose another --output") from error
+    try:
         output.mkdir(parents=True, exist_ok=True)
         if not (output / PLAN).is_file():
             write_json(output / PLAN, plan)
@@ -97,6 +101,15 @@ def temporary(path: Path) -> Iterator[Path]:
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_as_os_error(path: Path) -> Iterator[None]:
+    """ArrayRecord says RuntimeError when a disk is full or failing."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written ({str(error).split(';')[0]})") from error
 
 
 def write_json(path: Path, value: dict, *, indent: int | None = 1) -> None:
@@ -149,11 +162,13 @@ def write_segment(
             if frames is None:
                 dropped.append(g)
             for pts, record in frames or []:
-                writer.write(record)
+                with told_as_os_error(path):
+                    writer.write(record)
                 digest.update(record)
                 times.append(timeline.seconds(pts))
             advance(count)
-        writer.close()
+        with told_as_os_error(path):
+            writer.close()
         if stop.is_set():
             path.unlink()
             return False

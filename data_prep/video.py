@@ -96,7 +96,9 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> tuple[Settings, Blur | None]:
-    """What decides the stored bytes, from parsed options."""
+    """What decides the stored bytes, from parsed options; InputError if one of them makes no sense."""
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f"--threads {args.threads} must be at least 1")
     redact = Blur(args.blur) if args.blur else None
     return Settings(args.every, args.short_side, args.quality, args.chroma), redact
 

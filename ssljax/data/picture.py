@@ -22,11 +22,14 @@ _MATRICES = {1: _BT709, 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: _BT2020, 10:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a frame is stored: scaled from `source` to `scaled`, then turned by `turns` quarters counter-clockwise."""
+    """How a frame is stored: scaled from `source` to `scaled`, upside down if it is `mirrored`, then turned by `turns`
+    quarters counter-clockwise.
+    """
 
     source: tuple[int, int]  # width, height
     scaled: tuple[int, int]
     turns: int
+    mirrored: bool = False
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -46,7 +49,16 @@ def geometry(frame: av.VideoFrame, aspect: float, short_side: int) -> Geometry:
     width, height = (frame.width * min(aspect, 1.0), frame.height / max(aspect, 1.0))
     scale = min(1.0, short_side / min(width, height))
     scaled = _even(width * scale), _even(height * scale)
-    return Geometry((frame.width, frame.height), scaled, frame.rotation // 90 % 4)
+    return Geometry((frame.width, frame.height), scaled, frame.rotation // 90 % 4, _mirrored(frame))
+
+
+def _mirrored(frame: av.VideoFrame) -> bool:
+    """Whether the matrix that says how to show a frame turns left into right, which its rotation leaves out."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], np.int32).astype(float)
+    return bool(a * d < b * c)
 
 
 def _even(side: float) -> int:
@@ -70,7 +82,8 @@ def to_record(
     full_range = frame.color_range == 2 or frame.format.name.startswith("yuvj")
     transfer = frame.color_trc if frame.color_trc in TRANSFERS else None
     usual = _BT2020 if transfer else _BT709 if min(shape.source) >= 720 else _BT601
-    source = _MATRICES.get(frame.colorspace, usual)
+    coloured = frame.format.is_rgb or frame.format.has_palette  # FFmpeg makes BT.601 of it, whatever its size
+    source = _BT601 if coloured else _MATRICES.get(frame.colorspace, usual)
     frame = _planar(frame)
     width, height = shape.scaled
     part = 2 if chroma == 420 else 1
@@ -80,7 +93,7 @@ def to_record(
         y, u, v = _hdr_to_jfif(y, u, v, source, full_range, transfer)
     else:
         y, u, v = _to_jfif(_eight_bits(y), _eight_bits(u), _eight_bits(v), source, full_range)
-    planes = [np.rot90(plane, shape.turns) for plane in (y, u, v)]
+    planes = [np.rot90(plane[::-1] if shape.mirrored else plane, shape.turns) for plane in (y, u, v)]
     return encode(redact(planes) if redact else planes, quality)
 
 

@@ -71,7 +71,7 @@ def open_video(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # FFmpeg takes `day:1.mp4` for an address
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path} cannot be opened ({reason}): it is cut short, damaged or not a video") from error

@@ -51,7 +51,7 @@ def decode(
         while ready < min(g, end):
             yield _verdict(timeline, ready, stored.pop(ready), seen[ready], expected, bad)
             ready += 1
-        if not first <= g < end:
+        if not ready <= g < end:  # outside, or of a group that was given away: times that go back
             continue
         seen[g] += 1
         if frame.is_corrupt or (last is not None and pts <= last):

@@ -81,6 +81,27 @@ def test_rotation_is_applied(tmp_path):
     assert frame.shape == (160, 128, 3) and number_of(np.rot90(frame)) == 25  # shown turned clockwise
 
 
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ([-1, 0, 0, 1], lambda picture: picture[:, ::-1]),
+        ([1, 0, 0, -1], lambda picture: picture[::-1]),
+        ([0, 1, 1, 0], lambda picture: picture.swapaxes(0, 1)),
+    ],
+)
+def test_mirrored(tmp_path, matrix, shown):
+    path = make_video(tmp_path / "a.mp4", 40, size=(160, 128))
+    plain = Records(prepare(path, tmp_path / "plain", ALL)).decode(25)
+    data = bytearray(path.read_bytes())
+    place = data.rfind(np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes())
+    a, b, c, d = (number << 16 for number in matrix)
+    data[place : place + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    path.write_bytes(data)
+    stored = Records(prepare(path, tmp_path / "out", ALL)).decode(25)
+    assert number_of(shown(stored)) == 25
+    assert np.abs(shown(stored).astype(int) - plain).mean() < 2
+
+
 def test_a_change_of_size_is_refused(tmp_path):
     first = make_video(tmp_path / "first.ts", 40)
     second = make_video(tmp_path / "second.ts", 40, size=(160, 160), times=[2 + i / 25 for i in range(40)])
@@ -192,6 +213,24 @@ def test_full_range_at_half_the_chroma(tmp_path):
     for i in (0, 9, 19):
         error = Records(index).decode(i).astype(int) - picture(i, 128, 128)
         assert abs(error.mean()) < 0.5, "read at limited range it would be brighter by several"
+
+
+@pytest.mark.parametrize("codec", ["libx264rgb", "ffv1"])
+@pytest.mark.parametrize("size", [(720, 720), (128, 128)])
+def test_colours_that_come_as_rgb(tmp_path, codec, size):
+    """Not read as BT.709, which is usual from 720 lines on."""
+    red = np.full((*size, 3), (200, 40, 20), np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=5)
+        stream.width, stream.height = size
+        stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "bgr0"
+        for _ in range(3):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(red, format="rgb24").reformat(format=stream.pix_fmt))
+            )
+        container.mux(stream.encode())
+    stored = Records(prepare(tmp_path / "a.mkv", tmp_path / "out", Settings(every=1, short_side=720, quality=98)))
+    assert np.abs(stored.decode(1).astype(int) - red).max() <= 4
 
 
 @pytest.mark.parametrize("ending", ["mkv", "ts"])

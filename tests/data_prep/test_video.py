@@ -16,8 +16,10 @@ import simplejpeg
 from videos import make_sound, make_video, number_of
 
 from data_prep import prepare as program
+from data_prep import store
 from data_prep.prepare import Settings, prepare, prepare_shard
 from data_prep.video import main
+from ssljax.data import video
 from ssljax.data.records import Records
 from ssljax.errors import InputError
 
@@ -263,6 +265,20 @@ def test_no_damaged_frame_is_stored(source, reference, tmp_path, kind, ending):
     assert len(lost) and all(inside)
 
 
+def test_times_that_go_back(source, reference, tmp_path, monkeypatch):
+    """Into two groups that were stored before, as a flipped bit in a fragment's header made them."""
+    frames = video._frames
+
+    def back(*arguments):
+        for number, (pts, frame) in enumerate(frames(*arguments)):
+            yield pts - {65: 60, 66: 41}.get(number, 0) * 512, frame
+
+    monkeypatch.setattr(video, "_frames", back)
+    index = prepare(source, tmp_path / "out", ALL)
+    assert index.dropped == ((2.4, 3.2),)
+    assert stored_frames(index) == [frame for i, frame in enumerate(reference[1]) if not 60 <= i < 80]
+
+
 def test_a_packet_that_vanishes(source, reference, tmp_path):
     """MPEG-TS without the packet of a frame that others need: nothing tells but the rhythm of the times."""
     path = make_video(tmp_path / "a.ts", 200)
@@ -352,6 +368,9 @@ def test_bad_input_is_one_sentence(source, tmp_path, capsys, name):
         (["--output", "OUT", "--chroma", "422"], "--chroma 422"),
         (["--output", "OUT", "--shard", "3/2"], "--shard: 3/2 must be I/N"),
         (["--output", "OUT", "--shard", "half"], "--shard: half must be I/N"),
+        (["--output", "OUT", "--threads", "0"], "--threads 0"),
+        (["--output", "OUT", "--threads", "-1"], "--threads -1"),
+        (["--output", "OUT", "--blur", "..x"], "--blur ..x cannot be imported"),
         (["--output", "OUT", "--colour"], "--colour"),
     ],
 )
@@ -379,6 +398,22 @@ def test_output_that_cannot_be_written(source, tmp_path, capsys, monkeypatch, ki
         assert out.read_text() == "mine"
 
 
+@pytest.mark.parametrize("method", ["write", "close"])
+def test_a_disk_that_is_full_in_the_middle(source, tmp_path, capsys, monkeypatch, method):
+    """ArrayRecord's own words for it, seen on a small file system."""
+
+    class Full(store.ArrayRecordWriter):
+        pass
+
+    setattr(Full, method, functools.partial(fails, RuntimeError("write() failed: No space left on device; at byte 8")))
+    monkeypatch.setattr(store, "ArrayRecordWriter", Full)
+    assert main([str(source), "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "No space left on device" in error and "run the same command again" in error
+    monkeypatch.undo()
+    assert main([str(source), "--output", str(tmp_path / "out")]) == 0
+
+
 def fails(error, *arguments, **options):
     raise error
 
@@ -394,6 +429,20 @@ def test_two_files_of_one_name(source, tmp_path, capsys):
     other = make_video(tmp_path / "street.mkv", 40)
     assert main([str(source), str(other), "--output", str(tmp_path / "out")]) == 2
     assert "would both become" in capsys.readouterr().err
+
+
+def test_a_name_that_could_be_an_address(source, reference, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(source, "day:1.mp4")
+    assert np.array_equal(prepare("day:1.mp4", "out", ALL).times, reference[0].times)
+
+
+def test_a_name_that_is_not_text(source, tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.mp4")
+    shutil.copy(source, path)
+    with pytest.raises(InputError, match="is not a name in UTF-8"):
+        prepare(path, tmp_path / path.stem, ALL)
+    assert not (tmp_path / path.stem).exists()
 
 
 def test_command_line(source, tmp_path):
