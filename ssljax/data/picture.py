@@ -57,7 +57,8 @@ def _mirrored(frame: av.VideoFrame) -> bool:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], np.int32).astype(float)
+    numbers = np.frombuffer(bytes(matrix), np.int32)  # type: ignore[call-overload]  # a buffer: PyAV's types miss it
+    a, b, _, c, d = numbers[:5].astype(float)
     return bool(a * d < b * c)
 
 
