@@ -1,6 +1,10 @@
 """Batches of a data set in its global order, rebuilt from a position: the loader has no other state."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -70,7 +74,8 @@ def load(
         # The workers get this process's flags, which absl refuses to read before somebody has parsed them.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        samples = samples.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        samples = samples.mp_prefetch(options, _leave_stopping_to_the_parent)
     return Batches(samples.batch(len(blocks), drop_remainder=True, batch_fn=_stack), getattr(dataset, "close", None))
 
 
@@ -83,6 +88,23 @@ def check(dataset: Dataset, batch_size: int, workers: int) -> None:
         )
     if workers and getattr(dataset, "in_process", False):
         raise InputError(f"loader.workers is {workers}, but this data.source is read in one process: set it to 0")
+
+
+def _leave_stopping_to_the_parent(worker: int, workers: int) -> None:
+    """In a worker: outlive Ctrl-C and SIGTERM, which reach a whole group of processes, but not the parent.
+
+    So that the parent gets its batches until it has saved; it stops its workers when it closes the loader.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _blocks(rows: list[int], position: int, reuse: int) -> list[list[int]]:

@@ -1,5 +1,12 @@
 """The loader's batches are a pure function of the position, whatever runs them."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from videos import make_video
@@ -111,3 +118,58 @@ def test_worker_processes_change_nothing(tmp_path):
         with pytest.raises(Exception, match="sample 4 is bad"):
             next(batches)
     batches.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_outlive_a_signal_to_the_whole_group(number):
+    with load(Counted(), rows=[0], batch_size=1, workers=1) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, number)
+        assert [next(batches)["position"][0] for _ in range(30)] == list(range(1, 31))
+    assert not worker.is_alive()
+
+
+_KILLED = """
+import multiprocessing, os, signal
+import numpy as np
+from ssljax.data.loader import load
+
+class Counted:
+    checksum = "counted"
+
+    def __getitem__(self, position):
+        return {"position": np.uint32(position)}
+
+if __name__ == "__main__":
+    batches = load(Counted(), rows=[0], batch_size=1, workers=1)
+    next(batches)
+    print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.long
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    program = tmp_path / "killed.py"
+    program.write_text(_KILLED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        subprocess.run([sys.executable, program], stdout=file, stderr=subprocess.DEVNULL, env=environment)
+    (worker,) = map(int, output.read_text().split())
+    for _ in range(100):
+        if not _runs(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker is left over")
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
