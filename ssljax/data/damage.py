@@ -47,11 +47,11 @@ class Damage:
             self._named.add(str(error))
         if replaced > max(LEAST if self.share else 0, self.share * asked):
             raise InputError(
-                f"{replaced} of {asked} {self._sample}s {self._fault}, more than bad_share ({self.share:g}) allows; "
-                f"the last: {error}"
+                f"of the tries for {asked} {self._sample}(s) {replaced} {self._fault}, more than bad_share ({self.share:g}) "
+                f"allows; the last: {error}"
             ) from error
         if new:
             print(
-                f"ssljax: {error}; another {self._sample} takes its place ({replaced} of {asked} so far)",
+                f"ssljax: {error}; another {self._sample} takes its place ({replaced} replaced for {asked} so far)",
                 file=sys.stderr,
             )

@@ -64,7 +64,7 @@ def test_replaced_named_and_counted(sound, broken, capsys):
     assert len(lines) == 2, "once for each frame"
     told = "".join(lines)
     assert "frame 30 (1.200 s)" in told and "frame 31 (1.240 s)" in told and "frames-00000.array_record" in told
-    assert "another window takes its place (1 of" in lines[0]
+    assert "another window takes its place (1 replaced for" in lines[0]
 
 
 def test_the_same_whatever_reads(broken):
@@ -87,9 +87,9 @@ def test_the_same_in_worker_processes(broken):
 
 
 def test_too_many_end_the_run(broken):
-    with pytest.raises(InputError, match="1 of [0-9]+ windows had a damaged frame, more than bad_share .0. allows"):
+    with pytest.raises(InputError, match="for [0-9]+ window.s. 1 had a damaged frame, more than bad_share .0. allows"):
         drain(Windows(video=broken, **OPTIONS | dict(bad_share=0)))
-    with pytest.raises(InputError, match=r"11 of [0-9]+ windows .* frame 3[01] .* copy it again"):
+    with pytest.raises(InputError, match=r"11 had a damaged .* frame 3[01] .* copy it again"):
         drain(Windows(video=broken, **OPTIONS | dict(bad_share=0.001)))
     drain(Windows(video=broken, **OPTIONS | dict(bad_share=0.2)))
 
@@ -98,7 +98,7 @@ def test_a_video_of_damage_ends_too(sound, tmp_path, capsys):
     folder = shutil.copytree(sound, tmp_path / "a")
     file = folder / "frames-00000.array_record"
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(InputError, match="11 of 1 windows had a damaged frame"):
+    with pytest.raises(InputError, match="for 1 window.s. 11 had a damaged frame"):
         Windows(video=folder, **OPTIONS)[0]
 
 

@@ -134,7 +134,7 @@ def test_damaged_records_are_replaced_by_others(copy, capsys):
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and "image 5 (cat/005.png)" in told[0] and "another image takes its place" in told[0]
     assert [images.describe(position) for position in range(21)] == whole
-    with pytest.raises(InputError, match="images were damaged, more than bad_share"):
+    with pytest.raises(InputError, match="were damaged, more than bad_share"):
         names(Images(data=copy, size=16, bad_share=0.0), 21)
 
 

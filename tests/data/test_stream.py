@@ -132,7 +132,7 @@ def test_a_damaged_group_of_pictures(street, tmp_path, capsys):
     assert replaced
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "damaged between" in line]
     assert f"the keyframes at {a:.3f} s and {b:.3f} s: prepare it, which leaves that out" in told
-    with pytest.raises(InputError, match="windows had a damaged frame, more than bad_share"):
+    with pytest.raises(InputError, match="had a damaged frame, more than bad_share"):
         drain(windows(path, bad_share=0))
 
 
