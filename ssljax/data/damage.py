@@ -47,8 +47,8 @@ class Damage:
             self._named.add(str(error))
         if replaced > max(LEAST if self.share else 0, self.share * asked):
             raise InputError(
-                f"of the tries for {asked} {self._sample}(s) {replaced} {self._fault}, more than bad_share ({self.share:g}) "
-                f"allows; the last: {error}"
+                f"of the tries for {asked} {self._sample}(s) {replaced} {self._fault}, "
+                f"more than bad_share ({self.share:g}) allows; the last: {error}"
             ) from error
         if new:
             print(
