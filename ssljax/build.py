@@ -29,6 +29,7 @@ from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
 from ssljax.objectives.base import Objective
 from ssljax.objectives.dino import DINO
+from ssljax.objectives.dinov2 import DINOv2
 from ssljax.objectives.dora import DoRA
 from ssljax.objectives.mae import MAE
 from ssljax.objectives.mocov3 import MoCoV3
@@ -36,7 +37,7 @@ from ssljax.objectives.simclr import SimCLR
 from ssljax.ops.augment import clip_views, crop_view, image_views
 
 CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {"dino": DINO, "dora": DoRA, "mae": MAE, "mocov3": MoCoV3, "simclr": SimCLR},
+    "objective": {"dino": DINO, "dinov2": DINOv2, "dora": DoRA, "mae": MAE, "mocov3": MoCoV3, "simclr": SimCLR},
     "models": {
         "vit": vit,
         "resnet": resnet,

@@ -1,7 +1,8 @@
 """Our parameters under DINO's names and in PyTorch's layouts, and back.
 
 The names are those of DINO's released code and of timm, which are the same for a plain ViT; what DINO has not
-(registers, LayerScale, SwiGLU) is named as in DINOv2, which timm reads too. DINO's head has its own module's names.
+(registers, LayerScale, SwiGLU, mask token) is named as in DINOv2, which timm reads too. DINO's head has its own
+module's names.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ VIT: dict[str, tuple[str, _Layout]] = {
     "cls": ("cls_token", TOKEN),
     "position": ("pos_embed", TOKENS),
     "register": ("register_tokens", TOKENS),
+    "mask": ("mask_token", TOKENS),
     "patch/kernel": ("patch_embed.proj.weight", CONVOLUTION),
     "patch/bias": ("patch_embed.proj.bias", SAME),
     "norm/scale": ("norm.weight", SAME),

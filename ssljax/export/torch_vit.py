@@ -76,6 +76,7 @@ class _Network:
         x = x.flatten(2).transpose(1, 2) + positions[:, 1:]
         cls = self.left.pop("cls_token") + positions[:, :1]
         registers = self.left.pop("register_tokens", cls[:, :0])
+        self.left.pop("mask_token", None)  # stands for patches in pretraining only
         first = torch.cat([cls, registers], dim=1).expand(len(x), -1, -1)
         return torch.cat([first, x], dim=1), registers.shape[1]
 

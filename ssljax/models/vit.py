@@ -10,7 +10,7 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ssljax.errors import InputError
 from ssljax.models.attention import Probe, implementation_of
@@ -66,6 +66,7 @@ class ViT(nnx.Module):
         mlp_ratio: Hidden width of the MLP over `width`.
         mlp: "gelu", or "swiglu" (with two thirds of the hidden width).
         registers: Number of register tokens, between CLS and patches.
+        mask_token: Whether there is a learned token for patches that are masked, zero at the start.
         layer_scale: Initial LayerScale; None is without.
         drop_path: Rate of the last block; it grows linearly from 0 in the first.
         positions: "learned", or "sincos": MAE's fixed ones, zero for CLS.
@@ -93,6 +94,7 @@ class ViT(nnx.Module):
         mlp_ratio: float = 4.0,
         mlp: str = "gelu",
         registers: int = 0,
+        mask_token: bool = False,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         positions: str = "learned",
@@ -123,6 +125,9 @@ class ViT(nnx.Module):
             sincos_positions(width, (rows, columns))  # refuses a width that it cannot split
         if registers:
             self.register = nnx.Param(nnx.initializers.normal(1e-6)(rngs.params(), (registers, width)))
+        self.mask_token = mask_token
+        if mask_token:
+            self.mask = nnx.Param(jnp.zeros((width,)))
         self.blocks = stacked_blocks(
             depth,
             width=width,
@@ -154,6 +159,7 @@ class ViT(nnx.Module):
         grid: tuple[int, int],
         *,
         keep: Int[Array, "b m"] | None = None,
+        mask: Bool[Array, "b n"] | None = None,
         keys: Key[Array, " b"] | None = None,
         layers: Sequence[int] = (),
         probe: int | None = None,
@@ -164,14 +170,17 @@ class ViT(nnx.Module):
             projected: As `project` returns them, perhaps masked.
             grid: Rows and columns of the patches.
             keep: Indices of the patches that are encoded, each with its own position; all by default.
+            mask: Patches that the mask token stands for, at their positions; none by default.
             keys: One typed key per sequence for drop path, which depends on nothing else; None is evaluation, without.
             layers: Blocks whose outputs are returned; negative ones count from the end.
             probe: The block whose attention is returned.
 
         Raises:
-            InputError: If a block doesn't exist.
+            InputError: If a block doesn't exist, or patches are masked without a mask token.
         """
-        tokens = self._embed(projected, grid, keep)
+        if mask is not None and not self.mask_token:
+            raise InputError("patches are masked, but the encoder has no token for them: set mask_token=True")
+        tokens = self._embed(projected, grid, keep, mask)
         wanted = [self._block(index) + 1 for index in layers]  # the output of a block is the input of the next
         wanted += [] if probe is None else [self._block(probe)]
         drop = None if keys is None or not self.drop_path else drop_path_factors(keys, self.depth, self.drop_path)
@@ -216,10 +225,13 @@ class ViT(nnx.Module):
         linear = d * 3 * d + d * d + d * mlp.hidden * (3 if mlp.gated else 2)
         return 2 * (patches * 3 * self.patch_size**2 * d + self.depth * n * (linear + 2 * n * d))
 
-    def _embed(self, projected: Array, grid: tuple[int, int], keep: Array | None) -> Array:
+    def _embed(self, projected: Array, grid: tuple[int, int], keep: Array | None, mask: Array | None) -> Array:
         """Return the tokens [b, 1 + registers + m, d] that enter the first block."""
         positions = self.positions(grid)
         patches = projected + (self.patch.bias[None] + positions[1:])[None].astype(self.dtype)
+        if mask is not None:
+            token = (self.mask[None] + positions[1:]).astype(self.dtype)
+            patches = jnp.where(mask[:, :, None], token[None], patches)
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
         rows = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]

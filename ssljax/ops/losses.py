@@ -65,10 +65,23 @@ def dino_cross_entropy(
         teacher_temperature: tau_t.
     """
     targets = teacher_probabilities(teacher_logits, center, temperature=teacher_temperature)
+    return cross_view_entropy(student_logits, targets, temperature=student_temperature)
+
+
+def cross_view_entropy(
+    student_logits: Float[Array, "v b c"], targets: Float[Array, "g b c"], *, temperature: Scalar
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of each target view against each other student view, as `dino_cross_entropy` does.
+
+    Args:
+        student_logits: Of all v views, those of the targets first.
+        targets: Distributions, however the teacher's logits were centred.
+        temperature: The student's.
+    """
     pair = jax.vmap(
-        lambda target: jax.vmap(
-            lambda logits: jnp.mean(soft_cross_entropy(logits, target, temperature=student_temperature))
-        )(student_logits)
+        lambda target: jax.vmap(lambda logits: jnp.mean(soft_cross_entropy(logits, target, temperature=temperature)))(
+            student_logits
+        )
     )(targets)
     other = 1.0 - jnp.eye(pair.shape[0], pair.shape[1])
     return jnp.sum(pair * other) / jnp.sum(other)
@@ -77,6 +90,29 @@ def dino_cross_entropy(
 def update_center(center: Float[Array, " c"], batch: Float[Array, " c"], *, momentum: float) -> Float[Array, " c"]:
     """Return momentum * center + (1 - momentum) * batch, batch being the mean teacher logits (DINO, equation 4)."""
     return momentum * center + (1.0 - momentum) * batch
+
+
+def koleo(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Return the Kozachenko-Leonenko estimator's regulariser, which spreads features evenly over the sphere.
+
+        loss = -1/n sum_i log min_{j != i} |x_i - x_j|
+
+    Sablayrolles et al. 2019 (arXiv 1806.03198), as DINOv2 applies it (section 4). Rows are L2-normalised here. The
+    distance of rows that are equal counts as 1e-8 and has no gradient.
+
+    Raises:
+        InputError: Fewer than two samples.
+    """
+    if len(x) < 2:
+        raise InputError(f"KoLeo of {len(x)} sample(s) has no neighbour to be far from; give a batch of 2 or more.")
+    x = unit(x)
+    everyone = replicate(x)
+    # The highest precision: which neighbour is nearest must not depend on the device.
+    products = jnp.matmul(x, everyone.T, precision=jax.lax.Precision.HIGHEST)
+    others = ~jnp.eye(len(x), dtype=bool)
+    nearest = jnp.argmax(jnp.where(others, jax.lax.stop_gradient(products), -jnp.inf), axis=-1)
+    squared = jnp.sum(jnp.square(x - everyone[nearest]), axis=-1)
+    return -0.5 * jnp.mean(jnp.log(jnp.maximum(squared, 1e-16)))
 
 
 def info_nce(

@@ -6,12 +6,18 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ssljax.ops.arrays import Array
 
 
-def sinkhorn_knopp(scores: Float[Array, "*b n k"], *, epsilon: float, iterations: int) -> Float[Array, "*b n k"]:
+def sinkhorn_knopp(
+    scores: Float[Array, "*b n k"],
+    *,
+    epsilon: float | Float[Array, ""],
+    iterations: int,
+    counted: Bool[Array, "*b n"] | None = None,
+) -> Float[Array, "*b n k"]:
     """Return the entropy-regularised optimal assignment of n samples to k prototypes.
 
     Each row sums to one, each column to about n / k (exactly so in the limit of many iterations; the rows are
@@ -24,12 +30,15 @@ def sinkhorn_knopp(scores: Float[Array, "*b n k"], *, epsilon: float, iterations
         scores: Similarities; larger means closer.
         epsilon: Entropy regularisation, the temperature of the assignment.
         iterations: Number of (column, row) normalisations; 0 gives the row-wise softmax of the normalised start.
+        counted: Rows that are samples, all by default: the assignment of these is what it is without the others, whose
+            own is of no use.
     """
     samples, prototypes = scores.shape[-2:]
     logs = jnp.asarray(scores, jnp.float32) / epsilon
+    where = None if counted is None else counted[..., None]
 
     def normalise(_: Array, logs: Array) -> Array:
-        logs = logs - jax.nn.logsumexp(logs, axis=-2, keepdims=True) - math.log(prototypes)
+        logs = logs - jax.nn.logsumexp(logs, axis=-2, keepdims=True, where=where) - math.log(prototypes)
         return logs - jax.nn.logsumexp(logs, axis=-1, keepdims=True) - math.log(samples)
 
     logs = jax.lax.fori_loop(0, iterations, normalise, logs)

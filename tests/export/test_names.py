@@ -40,9 +40,10 @@ def test_golden_state_dict_there_and_back():
 
 @pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
 def test_vit_there_and_back(mlp):
-    ours = params(ViT, **TINY, mlp=mlp, registers=2, layer_scale=0.1)
+    ours = params(ViT, **TINY, mlp=mlp, registers=2, layer_scale=0.1, mask_token=True)
     state = vit_to_torch(ours)
     assert state["register_tokens"].shape == (1, 2, 48)
+    assert state["mask_token"].shape == (1, 48)
     assert state["blocks.2.ls1.gamma"].shape == (48,)
     assert ("blocks.0.mlp.w12.weight" in state) == (mlp == "swiglu")
     assert all(array.flags["C_CONTIGUOUS"] and array.dtype == np.float32 for array in state.values())

@@ -269,3 +269,20 @@ def test_bad_calls():
         vit("xl", rngs=nnx.Rngs(0), image_size=32, patch_size=8)
     with pytest.raises(InputError, match="no argument 'windows'"):
         vit("s", rngs=nnx.Rngs(0), image_size=32, patch_size=8, windows=3)
+
+
+def test_the_mask_token_stands_for_masked_patches_only():
+    """Masked patches are as if their pixels embedded to the token; without a mask the token changes nothing."""
+    plain, net = model(), model(mask_token=True)
+    without, params = plain.init(jax.random.key(0)), net.init(jax.random.key(0))
+    assert params["mask"].shape == (48,) and not params["mask"].any()
+    assert_trees_close({name: params[name] for name in without}, without, atol=0)
+    params["mask"] = jnp.linspace(-1, 1, 48)
+    x, mask = images(), jnp.asarray(np.random.default_rng(0).random((2, 16)) < 0.4)
+    assert_trees_close(net(params, x).patches, plain(without, x).patches, atol=0)
+    projected = net(params, x, method="project")
+    token = params["mask"] - params["patch"]["bias"]
+    expected = net(params, jnp.where(mask[:, :, None], token[None, None], projected), (4, 4), method="encode")
+    assert_trees_close(net(params, x, mask=mask).patches, expected.patches, atol=1e-5)
+    with pytest.raises(InputError, match="mask_token=True"):
+        plain(without, x, mask=mask)

@@ -191,3 +191,27 @@ def test_a_contrastive_loss_of_nothing_is_refused(loss, n, options, message):
     x = np.ones((n, 3), np.float32)
     with pytest.raises(InputError, match=message):
         loss(x, x, **options)
+
+
+def test_koleo_and_its_gradient_equal_loops_in_float64():
+    x = np.random.default_rng(0).normal(size=(7, 5))
+
+    def plain(x):
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        nearest = [min(np.linalg.norm(a - b) for j, b in enumerate(unit) if j != i) for i, a in enumerate(unit)]
+        return -np.mean(np.log(nearest))
+
+    value, gradient = jax.value_and_grad(losses.koleo)(x.astype(np.float32))
+    np.testing.assert_allclose(value, plain(x), rtol=1e-5)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-6
+        np.testing.assert_allclose(gradient[index], (plain(x + step) - plain(x - step)) / 2e-6, rtol=1e-4, atol=1e-5)
+
+
+def test_koleo_of_equal_features_is_finite():
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    value, gradient = jax.value_and_grad(losses.koleo)(np.concatenate([x, x[:2]]))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    with pytest.raises(InputError, match="no neighbour"):
+        losses.koleo(x[:1])

@@ -32,3 +32,17 @@ def test_balances_columns_where_exponentials_overflow():
     assignment = np.asarray(sinkhorn_knopp(scores, epsilon=0.5, iterations=2000))
     np.testing.assert_allclose(assignment.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(assignment.sum(axis=0), 50 / 3, rtol=0.02)
+
+
+def test_rows_that_do_not_count_change_nothing():
+    """The assignment of the counted rows is the plain iteration over these alone, whatever the other scores are."""
+    random = np.random.default_rng(0)
+    scores, counted = random.normal(size=(20, 4)), random.random(20) < 0.6
+    plain = np.exp(scores[counted] / 0.3)
+    for _ in range(3):
+        plain /= plain.sum(axis=0, keepdims=True)
+        plain /= plain.sum(axis=1, keepdims=True)
+    scores[~counted] *= 100
+    assignment = sinkhorn_knopp(scores.astype(np.float32), epsilon=0.3, iterations=3, counted=counted)
+    np.testing.assert_allclose(assignment[counted], plain, rtol=1e-5)
+    assert np.isfinite(assignment).all()
