@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from ssljax.data.deinterlace import deinterlace
+from ssljax.data.nal import has_zeros
 from ssljax.data.timeline import Timeline, open_video, readable, touched
 from ssljax.errors import InputError
 
@@ -110,6 +111,8 @@ def _frames(timeline: Timeline, first: int, end: int, bad: set[int]) -> Iterator
 def _decode_packet(
     timeline: Timeline, stream: av.VideoStream, packet: av.Packet | None, time: int | None, bad: set[int]
 ) -> Iterator[Timed]:
+    if packet is not None and time is not None and has_zeros(packet, stream.codec_context):
+        bad.update(touched(timeline, time))
     try:
         for frame in stream.codec_context.decode(packet):
             if frame.pts is not None:

@@ -20,6 +20,11 @@ def numbers(index):
     return [number_of(records.decode(i)) for i in range(len(index.times))]
 
 
+def stored_frames(index):
+    records = Records(index)
+    return [records.stored(i) for i in range(len(index.times))]
+
+
 @pytest.mark.parametrize(
     ("ending", "codec", "options"),
     [
@@ -100,6 +105,33 @@ def test_mirrored(tmp_path, matrix, shown):
     stored = Records(prepare(path, tmp_path / "out", ALL)).decode(25)
     assert number_of(shown(stored)) == 25
     assert np.abs(shown(stored).astype(int) - plain).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending"), [("libx264", "mp4"), ("libx264", "ts"), ("libx265", "mp4"), ("libx265", "mkv")]
+)
+def test_zeros_that_decode_without_an_error(tmp_path, codec, ending):
+    """In the middle of a keyframe, where an arithmetic decoder makes some picture of them."""
+    options = {"x265-params": "log-level=none:keyint=20:open-gop=0:scenecut=0"} if codec == "libx265" else {}
+    path = make_video(tmp_path / f"a.{ending}", 100, codec=codec, options=options)
+    whole = stored_frames(prepare(path, tmp_path / "whole", ALL))
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size and packet.is_keyframe]
+    data, key = path.read_bytes(), packets[2]
+    tried = 0
+    for place in range(len(key) // 2, len(key) - 100, len(key) // 10):
+        piece = key[place : place + 32]
+        if data.count(piece) != 1:  # broken by a header of MPEG-TS, or no part of the picture
+            continue
+        tried += 1
+        damaged = tmp_path / f"{place}.{ending}"
+        damaged.write_bytes(data.replace(piece, bytes(32)))
+        index = prepare(damaged, tmp_path / f"{place}", ALL)
+        ((start, end),) = index.dropped
+        assert start in (0.8, 1.6) and end == 2.4  # frames before the keyframe may need it
+        kept = [i for i in range(100) if not round(25 * start) <= i < 60]
+        assert stored_frames(index) == [whole[i] for i in kept]
+    assert tried
 
 
 def test_a_change_of_size_is_refused(tmp_path):
