@@ -4,7 +4,8 @@ A decoder conceals what it cannot read and often flags nothing, and what it read
 are decoded in order, group of pictures by group of pictures (GOP: a keyframe and what is presented before the next
 one), and a GOP is dropped whole after any error, any corrupt flag, any frame that is missing or out of order. What no
 decoder can see stays unseen: a flipped bit that still reads as a picture (rare in H.264 and AV1, common in HEVC and
-VP9), a lost end that the container never promised.
+VP9), zeros in VP9 and Theora, a packet lost from an AVI file, which has no times, a lost end that the container never
+promised. Compare checksums where there are any.
 """
 
 import itertools

@@ -137,6 +137,7 @@ def test_bad_values_are_told(arguments, told):
         make(**arguments)
 
 
+@pytest.mark.long
 def test_two_updates_on_a_mesh_in_micro_batches_are_one_devices():
     """Drop path, views and masks follow the sample, so that neither devices nor micro-batches change the losses."""
     mae = make(encoder=dict(drop_path=0.2), frames=2)

@@ -64,6 +64,7 @@ def test_held_out_is_what_follows_the_seconds_used():
     assert tuple(config.data.seconds) == (0.0, -2.0)
 
 
+@pytest.mark.long
 def test_a_run_on_video_from_training_to_picture(tmp_path, capsys):
     folder = prepare(make_video(tmp_path / "street.mp4"), tmp_path / "street", Settings(5)).folder
     overrides = [f"--config.data.video={folder}", "--config.data.seconds=(0.0,-2.0)", "--config.data.gap=0.4"]
