@@ -3,8 +3,8 @@
     ssljax train --config configs/dinov2.py --workdir runs/dinov2 --config.data.data=imagenet/
 
 Variants, after a colon: `vitl16`, the released vitl16_short as far as it goes here; `vitl14`, the paper's long recipe,
-with Sinkhorn-Knopp centring and a head of the patches' own; `cifar10`, a small network on 32 pixels that learns in
-minutes on a CPU; `smoke`, two updates for tests. Neither the short recipe's layer-wise decay of the
+with Sinkhorn-Knopp centring and a head of the patches' own; `cifar10`, a small network on 32 pixels for two CPU
+cores; `smoke`, two updates for tests. Neither the short recipe's layer-wise decay of the
 learning rate (0.9) nor its factor 0.2 for the patch embedding's is here; drop path grows with depth where the released
 code drops all blocks at the same rate; gradients are clipped by the norm of all, not of encoder and heads each.
 """
@@ -123,7 +123,7 @@ def own_patch_head(config: ConfigDict) -> None:
 
 
 def cifar10(config: ConfigDict) -> None:
-    """Shrink it to 32 pixels and to minutes on two CPU cores: 0.8 million parameters in the encoder, no blur."""
+    """Shrink it to 32 pixels and to 300 updates on two CPU cores: 0.8 million parameters in the encoder, no blur."""
     config.batch_size, config.epochs, config.samples_per_epoch = 256, 30, 2560
     config.data.size = 32
     config.views.update(global_size=32, global_scale=(0.25, 1.0), local_size=16, local_scale=(0.05, 0.25), locals=4)
