@@ -97,7 +97,7 @@ def test_unknown_names_are_told():
     config = configuration.load("toy")
     config.unlock()
     config.objective.name = "dyno"
-    with pytest.raises(InputError, match=r"objective names 'dyno': give one of dino, dora, .*or the import path"):
+    with pytest.raises(InputError, match=r"objective names 'dyno': give one of dino, .*dora, .*or the import path"):
         build.objective(config)
     config.objective.name = "toy.Nothing"
     with pytest.raises(InputError, match=r"toy\.Nothing.*has no attribute"):
