@@ -197,8 +197,10 @@ def edited(path, skipped):
     assert data[place] == 0 and int.from_bytes(data[place + 4 : place + 8], "big") == 1
     first = int.from_bytes(data[place + 12 : place + 16], "big")
     data[place + 12 : place + 16] = (first + 512 * skipped).to_bytes(4, "big")
-    lasts = int.from_bytes(data[place + 8 : place + 12], "big")  # milliseconds
-    data[place + 8 : place + 12] = (lasts - 40 * skipped).to_bytes(4, "big")
+    header = data.find(b"mvhd") + 4  # version and flags, two dates, the units of a second in which the edit lasts
+    scale = int.from_bytes(data[header + 12 : header + 16], "big")
+    lasts = int.from_bytes(data[place + 8 : place + 12], "big")
+    data[place + 8 : place + 12] = (lasts - scale * skipped // 25).to_bytes(4, "big")
     path.write_bytes(data)
     return path
 
