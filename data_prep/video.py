@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--short-side", type=int, default=540, metavar="PIXELS", help="scale down to this; never up (default 540)"
     )
-    parser.add_argument("--quality", type=int, default=85, help="of the JPEG frames, 1 to 100 (default 85)")
+    parser.add_argument("--quality", type=int, default=80, help="of the JPEG frames, 1 to 100 (default 80)")
     parser.add_argument(
         "--chroma", type=int, default=420, help="420 stores colour at half the resolution (default), 444 at all of it"
     )

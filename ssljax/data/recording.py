@@ -20,7 +20,7 @@ class Settings:
 
     every: int | None = None
     short_side: int = 540
-    quality: int = 85
+    quality: int = 80
     chroma: int = 420
 
     def __post_init__(self) -> None:

@@ -125,7 +125,7 @@ def test_fetched_checked_prepared_once(fake, source, tmp_path, capsys):
     assert main(command) == 0 and len(fake.read_text().splitlines()) == 2
     assert "is finished" in capsys.readouterr().out
     assert main([*command, "--quality", "50"]) == 2
-    assert "quality 85 instead of 50" in capsys.readouterr().err
+    assert "quality 80 instead of 50" in capsys.readouterr().err
     assert main([*command, "--blur", "os.path.join"]) == 2
     assert "blur None instead of ['os.path.join']" in capsys.readouterr().err
 
