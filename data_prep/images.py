@@ -14,9 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_prep.cifar10 import prepare_cifar10
+from data_prep.command import Parser, call
 from data_prep.folder import folder_source
 from data_prep.imageset import printable, write_set
 from ssljax.data.imageset import ImageIndex
@@ -25,13 +25,8 @@ from ssljax.errors import InputError
 _NAMED = 20  # bad images listed in the summary
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="data_prep.images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="data_prep.images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", help="of images; or the word cifar10")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the prepared set")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="scale down to this; never up (default: keep)")
@@ -103,19 +98,8 @@ def summary(index: ImageIndex, seconds: float, others: Counter[str] | None = Non
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (2 for bad input, told in one line on standard error)."""
-    try:
-        run(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; what is finished stays: run the same command again to go on", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what is finished stays: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    """Run the command; returns its exit code."""
+    return call(run, argv)
 
 
 if __name__ == "__main__":

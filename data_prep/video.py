@@ -8,24 +8,16 @@ goes on where it was: run the same command again. Several machines that share DI
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from data_prep.blur import Blur
+from data_prep.command import Parser, call
 from data_prep.contact import CONTACT
 from data_prep.prepare import Settings, prepare_shard
 from ssljax.data.index import VideoIndex
 from ssljax.data.timeline import open_video
 from ssljax.errors import InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Not argparse's two lines and exit."""
-        raise InputError(f"{message} (see --help)")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -135,20 +127,9 @@ def summary(index: VideoIndex, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None, command: Callable[[Sequence[str] | None], None] = run) -> int:
-    """Run a command; returns its exit code (2 for bad input, told in one line on standard error)."""
-    try:
-        command(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; what is finished stays: run the same command again to go on", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what is finished stays: run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return call(run, argv)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ import av
 
 from data_prep import download
 from data_prep.blur import Blur
+from data_prep.command import Parser, call
 from data_prep.prepare import Settings, recorded
 from data_prep.store import difference, write_json
-from data_prep.video import Parser, add_options, prepare_one, settings_of
-from data_prep.video import main as video_main
+from data_prep.video import add_options, prepare_one, settings_of
 from ssljax.data.index import INDEX, read_index
 from ssljax.data.timeline import open_video
 from ssljax.errors import InputError
@@ -230,7 +230,7 @@ def check_sum(tour: Tour, file: Path, keep: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (2 with a line on standard error for each video that failed)."""
-    return video_main(argv, run)
+    return call(run, argv)
 
 
 if __name__ == "__main__":

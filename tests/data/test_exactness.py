@@ -50,6 +50,18 @@ def together(parts):
     return [np.concatenate([part[j]["frames"] for part in parts]) for j in range(len(parts[0]))]
 
 
+def test_an_incomplete_last_batch_is_carried_into_the_next_epoch(street):
+    """Batches of 7 run over the end of an epoch: none of its starts is left out, none comes twice."""
+    windows = Windows(video=street[1], **OPTIONS)
+    count = windows.windows
+    assert count % 7
+    batches = take(windows, -(-2 * count // 7), rows=range(7), batch_size=7)
+    positions = np.concatenate([batch["position"] for batch in batches])[: 2 * count]
+    times = [windows.describe(int(position))["times"][0] for position in positions]
+    starts = sorted(windows.indexes[0].times[windows.starts[0]].tolist())
+    assert sorted(times[:count]) == sorted(times[count:]) == starts
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_read_one_order(make, processes):
     whole = take(make(), 6)
