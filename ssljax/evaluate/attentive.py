@@ -17,7 +17,7 @@ from ssljax.errors import InputError
 from ssljax.evaluate.heads import Grid, check_rates, probe, total_steps
 from ssljax.evaluate.labelled import described, labelled_pair
 from ssljax.evaluate.result import Result
-from ssljax.models.attention import attend, linear
+from ssljax.models.attention import linear
 from ssljax.models.blocks import Mlp, layer_norm
 from ssljax.models.pure import Pure
 from ssljax.objectives.base import Encoder
@@ -134,7 +134,7 @@ class AttentiveHead(nnx.Module):
         keys, values = jnp.split(self.kv(tokens).reshape(*tokens.shape[:2], 2 * self.heads, -1), 2, axis=2)
         query = jnp.broadcast_to(self.query[None, None, :], (len(tokens), 1, self.query.shape[0]))
         queries = self.q(query).reshape(len(tokens), 1, self.heads, -1)
-        x = query + attend(queries, keys, values, implementation="xla").reshape(query.shape)
+        x = query + jax.nn.dot_product_attention(queries, keys, values).reshape(query.shape)
         x = x + self.mlp(self.norm2(x))
         return self.linear(x[:, 0])
 
