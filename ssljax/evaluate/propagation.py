@@ -109,7 +109,7 @@ def propagate(
         neighbourhood: By how many rows and columns a reference patch may lie off the target patch.
         temperature: Of the weights.
     """
-    count, height, width, depth = references.shape
+    _, height, width, depth = references.shape
     references, labels, target = jnp.asarray(references), jnp.asarray(labels), jnp.asarray(target)
     band = min(2 * neighbourhood + 1, height)
     columns = jnp.arange(width)
