@@ -38,8 +38,8 @@ def find_pairs(place: str | os.PathLike[str]) -> list[Pair]:
     """Return the images at a place with their masks, by name.
 
     Args:
-        place: A list of VOC, ROOT/ImageSets/Segmentation/train.txt, for ROOT/JPEGImages and ROOT/SegmentationClass. Or a
-            folder of JPEG and PNG images, searched to the bottom, that is or lies in one called images or JPEGImages,
+        place: A list of VOC, ROOT/ImageSets/Segmentation/train.txt, for ROOT/JPEGImages and ROOT/SegmentationClass. Or
+            a folder of JPEG and PNG images, searched to the bottom, that is or lies in one called images or JPEGImages,
             beside which one called annotations, masks or Annotations has PNGs of the same names: images/training of
             ADE20K, or any pair of folders.
 
@@ -77,7 +77,7 @@ def _mask_folder(path: Path) -> Path:
                 if masks.is_dir():
                     return masks
             raise InputError(f"{path} has no masks: of {', '.join(_MASKS)} none lies beside {parts[place]}.")
-    raise InputError(f"{path} lies in no folder called {' or '.join(_IMAGES)}; give DIR/images, with masks in DIR/masks.")
+    raise InputError(f"{path} lies in no folder called {' or '.join(_IMAGES)}; give DIR/images and DIR/masks.")
 
 
 def _with_masks(place: Path, pairs: list[Pair]) -> list[Pair]:
@@ -120,15 +120,15 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 class Segmented:
     """Images and masks, both resized to squares; iterated over in order, any number of times.
 
-    A batch is (images uint8 [b, size, size, 3], masks int32 [b, size, size]), the last one perhaps shorter. Images are
-    resized bilinearly with antialiasing, masks to the nearest pixel; pixels that count for nothing have the label -1.
+    A batch is (images uint8 [b, size, size, 3], masks int32 [b, size, size]), the last one perhaps shorter. Images
+    are resized bilinearly with antialiasing, masks to the nearest pixel; pixels that count for nothing are -1.
 
     Args:
         place: See `find_pairs`.
         classes: Their number.
         size: Side in pixels.
-        labels: What the values of a mask are: "index", classes from 0, and 255 is ignored; "from_one", classes from 1, 0
-            is ignored (ADE20K); "binary", two classes, all above 0 being the second.
+        labels: What the values of a mask are: "index", classes from 0, and 255 is ignored; "from_one", classes from 1,
+            0 is ignored (ADE20K); "binary", two classes, all above 0 being the second.
         batch_size: Images a batch.
         threads: That decode.
 
@@ -150,8 +150,8 @@ class Segmented:
             raise InputError(f"labels is {labels!r}; give one of {', '.join(LABELS)}.")
         if min(size, batch_size) < 1 or classes < 2 or (labels == "binary" and classes != 2):
             raise InputError(
-                f"size is {size}, batch_size {batch_size}, classes {classes}, labels {labels!r}; give at least 1, 1 and "
-                "2, and for binary labels 2 classes."
+                f"size is {size}, batch_size {batch_size}, classes {classes}, labels {labels!r}; give at least 1, 1 "
+                "and 2, and for binary labels 2 classes."
             )
         self.pairs, self.classes, self.size, self.batch_size = find_pairs(place), classes, size, batch_size
         self._labels, self._threads = labels, threads
@@ -191,14 +191,12 @@ class Segmented:
     def _classes_of(self, values: np.ndarray, path: Path) -> np.ndarray:
         if self._labels == "binary":
             return (values > 0).astype(np.int32)
-        if self._labels == "from_one":
-            labels = values - 1
-        else:
-            labels = np.where(values == _VALUE_IGNORED, IGNORED, values)
+        from_zero = self._labels == "index"
+        labels = np.where(values == _VALUE_IGNORED, IGNORED, values) if from_zero else values - 1
         if labels.max() >= self.classes or labels.min() < IGNORED:
             wrong = labels.max() if labels.max() >= self.classes else labels.min()
             raise InputError(
-                f"{path} has the class {wrong}, but with classes={self.classes} and labels={self._labels!r} they are 0 to "
-                f"{self.classes - 1}; give their number, or what the values are."
+                f"{path} has the class {wrong}, but with classes={self.classes} and labels={self._labels!r} they are "
+                f"0 to {self.classes - 1}; give their number, or what the values are."
             )
         return labels

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import smooth
+from PIL import Image
 
 from ssljax.data.masks import Segmented, find_pairs, read_mask
 from ssljax.errors import InputError
