@@ -16,6 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssljax import checkpoint, mesh, optim, step
+from ssljax.data import loader
 from ssljax.data.frames import Frames
 from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
@@ -102,6 +103,13 @@ def check_numbers(config: ConfigDict) -> None:
             value = functools.reduce(lambda part, key: part[key], name.split("."), config)
             if not value >= least:
                 raise InputError(f"config.{name} is {value}; give at least {least}.")
+    if config.seed >= 2**32:  # JAX would take its last 32 bits
+        raise InputError(f"config.seed is {config.seed}; give a number below {2**32}.")
+    if total_steps(config) * config.batch_size >= loader.POSITIONS:
+        raise InputError(
+            f"config.epochs times config.samples_per_epoch is {config.epochs * config.samples_per_epoch}; a run reads "
+            f"fewer than {loader.POSITIONS} samples."
+        )
 
 
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -242,7 +250,10 @@ def _arguments(config: ConfigDict, section: Mapping[str, Any]) -> dict[str, Any]
             if "schedule" in value:
                 constructor = _constructor("schedule", value.pop("schedule"))
                 _check(key, constructor, value)
-                value = constructor(**value)
+                try:
+                    value = constructor(**value)
+                except InputError as error:
+                    raise InputError(f"{key}: {error}") from error
         if key.endswith("epochs"):
             key, value = key.removesuffix("epochs") + "steps", _steps(config, value)
         arguments[key] = value

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Float
 
+from ssljax.errors import InputError
 from ssljax.models.pure import Params, Pure
 from ssljax.ops.arrays import Array
 
@@ -76,3 +77,35 @@ class Objective(Protocol):
 def exponential_moving_average(average: PyTree, new: PyTree, momentum: Any) -> PyTree:
     """Return momentum * average + (1 - momentum) * new, leaf by leaf."""
     return jax.tree.map(lambda a, n: momentum * a + (1.0 - momentum) * n, average, new)
+
+
+_NEVER = 2**30
+"""An update by which every schedule has come to its end."""
+
+
+def check_momentum(**momenta: float | Schedule) -> None:
+    """Check numbers, and schedules where they start and end, that weigh an average.
+
+    Raises:
+        InputError: One is not from 0 to 1.
+    """
+    for name, value in momenta.items():
+        for number in _ends(value):
+            if not 0 <= number <= 1:
+                raise InputError(f"{name} is {number:g}; give a number from 0 to 1.")
+
+
+def check_temperature(**temperatures: float | Schedule) -> None:
+    """Check numbers, and schedules where they start and end, that logits are divided by.
+
+    Raises:
+        InputError: One is not above 0.
+    """
+    for name, value in temperatures.items():
+        for number in _ends(value):
+            if not number > 0:
+                raise InputError(f"{name} is {number:g}; give a number above 0.")
+
+
+def _ends(value: float | Schedule) -> tuple[float, ...]:
+    return (float(value(0)), float(value(_NEVER))) if callable(value) else (value,)

@@ -14,7 +14,15 @@ from jaxtyping import Float
 
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, exponential_moving_average
+from ssljax.objectives.base import (
+    Encoder,
+    LossOutput,
+    PyTree,
+    Schedule,
+    check_momentum,
+    check_temperature,
+    exponential_moving_average,
+)
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import dino_cross_entropy, entropy, teacher_probabilities, update_center
@@ -101,6 +109,11 @@ class DINO:
     center_momentum: float = 0.9
     accumulates_exactly: bool = dataclasses.field(default=True, init=False)
 
+    def __post_init__(self) -> None:
+        """Raise InputError where a momentum or a temperature is none."""
+        check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+        check_temperature(student_temperature=self.student_temperature, teacher_temperature=self.teacher_temperature)
+
     def batch_spec(self, batch_size: int) -> PyTree:
         """See `Objective.batch_spec`."""
         return {
@@ -119,15 +132,15 @@ class DINO:
         teacher = state["teacher"]
 
         b, g = large.shape[:2]
-        cls = self.encoder(teacher["encoder"], _merge(large)).cls
+        cls = self.encoder(teacher["encoder"], merge(large)).cls
         bottleneck = self.head(teacher["head"], cls, method="project")
-        teacher_logits = _split(self.head(teacher["head"], bottleneck, method="logits"), b)
+        teacher_logits = split(self.head(teacher["head"], bottleneck, method="logits"), b)
         teacher_logits = jax.lax.stop_gradient(teacher_logits)
 
         drop_keys = rng.per_sample(rng.named(key, "drop_path"), batch["position"])
         drop_keys = jax.vmap(lambda k: jax.random.split(k, g + small.shape[1]))(drop_keys)
         student = [
-            self.encoder(params["encoder"], _merge(views), keys=_merge(some)).cls.reshape(b, views.shape[1], -1)
+            self.encoder(params["encoder"], merge(views), keys=merge(some)).cls.reshape(b, views.shape[1], -1)
             for views, some in ((large, drop_keys[:, :g]), (small, drop_keys[:, g:]))
             if views.shape[1]
         ]
@@ -158,10 +171,11 @@ class DINO:
         return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
 
 
-def _merge(x: Array) -> Array:
+def merge(x: Array) -> Array:
     """[b, v, ...] -> [b * v, ...]; the batch stays the major, and so the sharded, part."""
     return shard_batch(x.reshape(-1, *x.shape[2:]))
 
 
-def _split(x: Array, b: int) -> Array:
+def split(x: Array, b: int) -> Array:
+    """[b * v, ...] -> [b, v, ...], the inverse."""
     return shard_batch(einops.rearrange(x, "(b v) ... -> b v ...", b=b))

@@ -9,10 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure, combine
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, exponential_moving_average
+from ssljax.objectives.base import (
+    Encoder,
+    LossOutput,
+    PyTree,
+    Schedule,
+    check_momentum,
+    exponential_moving_average,
+)
 from ssljax.objectives.simclr import check_norm_momentum, image_batch, pair_metrics, two_views
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
@@ -51,9 +57,7 @@ class MoCoV3:
     def __post_init__(self) -> None:
         """Raise InputError where a value is out of its range; the loss checks its own."""
         check_norm_momentum(self.norm_momentum)
-        first = float(self.momentum(0))
-        if not 0 <= first <= 1:
-            raise InputError(f"momentum starts at {first:g}; give a number from 0 to 1.")
+        check_momentum(momentum=self.momentum)
 
     def batch_spec(self, batch_size: int) -> PyTree:
         """See `Objective.batch_spec`."""
