@@ -165,9 +165,10 @@ def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax import build
     from ssljax.export import export_encoder
+    from ssljax.objectives.base import image_encoder
 
     run = build.restore(options.workdir, options.step)
-    encoder = run.objective.encoders(run.state.params, run.state.state)["image"]
+    encoder = image_encoder(run.objective, run.state.params, run.state.state)
     export_encoder(encoder, options.output, format=options.format, check=options.check)
     print(f"wrote {options.output}")
 

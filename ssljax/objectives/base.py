@@ -74,6 +74,18 @@ class Objective(Protocol):
         ...
 
 
+def image_encoder(objective: Objective, params: Params, state: PyTree) -> Encoder:
+    """Return the network that encodes images.
+
+    Raises:
+        InputError: The objective trains none.
+    """
+    encoders = objective.encoders(params, state)
+    if "image" not in encoders:
+        raise InputError(f"{type(objective).__name__} trains no image encoder; take another run.")
+    return encoders["image"]
+
+
 def exponential_moving_average(average: PyTree, new: PyTree, momentum: Any) -> PyTree:
     """Return momentum * average + (1 - momentum) * new, leaf by leaf."""
     return jax.tree.map(lambda a, n: momentum * a + (1.0 - momentum) * n, average, new)
