@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +16,20 @@ import optax
 from ml_collections import ConfigDict
 
 from ssljax import checkpoint, mesh, optim, step
-from ssljax.data import loader
 from ssljax.data.frames import Frames
 from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
-from ssljax.evaluate.periodic import Periodic, labelled_pair
+from ssljax.evaluate.encoders import check_size
+from ssljax.evaluate.knn import KNN
+from ssljax.evaluate.periodic import Periodic
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
 from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
-from ssljax.objectives.base import Objective
+from ssljax.objectives.base import Encoder, Objective
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dinov2 import DINOv2
 from ssljax.objectives.dora import DoRA
@@ -48,6 +49,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
+    "evaluate": {"knn": KNN},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }
@@ -66,59 +68,6 @@ class Restored(NamedTuple):
     config: ConfigDict
     objective: Objective
     state: step.TrainState
-
-
-COUNTS = (
-    "batch_size",
-    "epochs",
-    "samples_per_epoch",
-    "accumulate",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_best",
-    "log.every",
-    "loader.threads",
-    "loader.buffer",
-)
-"""Keys of every config whose values must be at least 1."""
-
-NUMBERS = ("seed", "loader.workers")
-"""Keys of every config whose values must be at least 0."""
-
-
-def check_numbers(config: ConfigDict) -> None:
-    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
-
-    Raises:
-        InputError: One is less than it may be, or not a number.
-    """
-    for name, value in _leaves(config.to_dict()):
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(f"config.{name} is {value}; give a finite number.")
-        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
-            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
-    for least, names in ((1, COUNTS), (0, NUMBERS)):
-        for name in names:
-            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-            if not value >= least:
-                raise InputError(f"config.{name} is {value}; give at least {least}.")
-    if config.seed >= 2**32:  # JAX would take its last 32 bits
-        raise InputError(f"config.seed is {config.seed}; give a number below {2**32}.")
-    if total_steps(config) * config.batch_size >= loader.POSITIONS:
-        raise InputError(
-            f"config.epochs times config.samples_per_epoch is {config.epochs * config.samples_per_epoch}; a run reads "
-            f"fewer than {loader.POSITIONS} samples."
-        )
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of all that is not a section."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -180,15 +129,34 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     """Return the evaluation while training; it never falls due where `evaluate.every` is 0.
 
     Raises:
-        InputError: Its data cannot be used.
+        InputError: A protocol's data cannot be used, or the encoder takes no images of its size.
     """
     section = config.evaluate.to_dict()
-    knn = section.pop("knn")
-    _check("evaluate", Periodic, {**section, "objective": built, "mesh": devices, "size": 1})
-    _check("evaluate.knn", labelled_pair, knn)
-    if knn["size"] is None:
-        knn["size"] = image_size(config) if section["every"] else 0
-    return Periodic(built, devices, **section, **knn)
+    every, names, protocols = section.pop("every"), section.pop("protocols"), {}
+    for name, arguments in section.items():
+        _check(f"evaluate.{name}", _constructor("evaluate", name), arguments)
+    for name in names if every > 0 else ():
+        if name not in section:
+            raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
+        arguments = section[name]
+        if arguments.get("size", 1) is None:
+            arguments["size"] = image_size(config)
+        if "size" in arguments:
+            check_size(image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0))), arguments["size"])
+        protocols[name] = _constructor("evaluate", name)(**arguments)
+    return Periodic(protocols, built, devices, every=every)
+
+
+def image_encoder(built: Objective, params: Any, state: Any) -> Encoder:
+    """Return the image encoder of an objective.
+
+    Raises:
+        InputError: It trains none.
+    """
+    encoders = built.encoders(params, state)
+    if "image" not in encoders:
+        raise InputError(f"{type(built).__name__} trains no image encoder; take another run.")
+    return encoders["image"]
 
 
 def image_size(config: ConfigDict) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssljax import build, configuration, mesh, resident, step
+from ssljax import build, configuration, limits, mesh, resident, step
 from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
 from ssljax.errors import InputError
@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
             after the batch's windows were written to a file for replay.
     """
-    build.check_numbers(config)
+    limits.check_numbers(config)
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)

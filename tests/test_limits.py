@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssljax import build, configuration
+from ssljax import build, configuration, limits
 from ssljax.errors import InputError
 
 CASES = [
@@ -55,7 +55,7 @@ CASES = [
 def try_out(recipe, override):
     """Build what a config names, and the shapes of its views."""
     config = configuration.load(f"configs/{recipe}.py:smoke", [f"--config.{override}"])
-    build.check_numbers(config)
+    limits.check_numbers(config)
     build.optimizer(config)
     objective = build.objective(config)
     frames = (2,) if recipe == "dora" else ()

@@ -74,21 +74,15 @@ class Objective(Protocol):
         ...
 
 
-def image_encoder(objective: Objective, params: Params, state: PyTree) -> Encoder:
-    """Return the network that encodes images.
-
-    Raises:
-        InputError: The objective trains none.
-    """
-    encoders = objective.encoders(params, state)
-    if "image" not in encoders:
-        raise InputError(f"{type(objective).__name__} trains no image encoder; take another run.")
-    return encoders["image"]
-
-
 def exponential_moving_average(average: PyTree, new: PyTree, momentum: Any) -> PyTree:
     """Return momentum * average + (1 - momentum) * new, leaf by leaf."""
     return jax.tree.map(lambda a, n: momentum * a + (1.0 - momentum) * n, average, new)
+
+
+def check_norm_momentum(value: float) -> None:
+    """Raise InputError where the momentum of running statistics is no number from 0 to below 1."""
+    if not 0 <= value < 1:
+        raise InputError(f"norm_momentum is {value}; give a number from 0 to below 1.")
 
 
 _NEVER = 2**30

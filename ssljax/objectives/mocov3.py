@@ -17,9 +17,10 @@ from ssljax.objectives.base import (
     PyTree,
     Schedule,
     check_momentum,
+    check_norm_momentum,
     exponential_moving_average,
 )
-from ssljax.objectives.simclr import check_norm_momentum, image_batch, pair_metrics, two_views
+from ssljax.objectives.simclr import image_batch, pair_metrics, two_views
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import info_nce

@@ -11,7 +11,8 @@ import numpy as np
 
 from ssljax import build
 from ssljax.errors import InputError
-from ssljax.objectives.base import PyTree, image_encoder
+from ssljax.models.vit import ViT
+from ssljax.objectives.base import PyTree
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
 from ssljax.ops import keys as rng
@@ -53,7 +54,7 @@ def write_report(
 ) -> Path:
     """Write report/index.html in a run's folder, with its pictures, and return its path.
 
-    It has curves and numbers of any run, and of DoRA and DINO the tracks in a prepared video. The trained networks are
+    It has curves and numbers of any run, and, of a ViT by DoRA or DINO, tracks in a prepared video. The trained networks are
     set beside those that the run started from.
 
     Args:
@@ -98,9 +99,11 @@ def _command(workdir: Path, step: int | None, video: Path | None, seconds: Seque
 def _clip(run: build.Restored, video: Path | None, seconds: Sequence[float] | None) -> Clip | None:
     """Return the frames to show tracks in; None where the objective has none, or the run no prepared video."""
     data, name = run.config.data.to_dict(), type(run.objective).__name__
-    if not isinstance(run.objective, DoRA | DINO):
+    if not (isinstance(run.objective, DoRA | DINO) and isinstance(run.objective.encoder.abstract, ViT)):
         if video is not None or seconds is not None:
-            raise InputError(f"--video and --seconds choose where tracks are shown, and a report of {name} has none.")
+            raise InputError(
+                f"--video and --seconds choose where tracks are shown, and a report of this {name} has none."
+            )
         return None
     if video is None and seconds is None and (not data.get("video") or data.get("source") == "stream"):
         return None
@@ -120,7 +123,7 @@ def _compare(run: build.Restored, clip: Clip | None, folder: Path) -> tuple[list
     for column, name, (params, state) in states:
         scores = measure(params, state)
         if clip is not None and isinstance(objective, DoRA | DINO):
-            follow = objects.tracker(objective, image_encoder(objective, params, state), clip)
+            follow = objects.tracker(objective, build.image_encoder(objective, params, state), clip)
             if not columns[column]:  # of several initialisations the run's own is drawn
                 tracks = follow(objects.draws_of_heads(objective)[0])
                 figures += objects.draw(objective, tracks, clip, folder, name)

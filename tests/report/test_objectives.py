@@ -94,4 +94,6 @@ def test_a_report_has_curves_and_numbers(run, capsys):
     name = type(build.restore(run).objective).__name__
     assert metrics.get(name, "patch loss") in page
     if name != "DINO":
-        assert f"a report of {name} has none" in told(capsys, ["report", "--workdir", str(run), "--video", "street"])
+        assert f"a report of this {name} has none" in told(
+            capsys, ["report", "--workdir", str(run), "--video", "street"]
+        )
