@@ -54,8 +54,8 @@ def write_report(
 ) -> Path:
     """Write report/index.html in a run's folder, with its pictures, and return its path.
 
-    It has curves and numbers of any run, and, of a ViT by DoRA or DINO, tracks in a prepared video. The trained networks are
-    set beside those that the run started from.
+    It has curves and numbers of any run, and, of a ViT by DoRA or DINO, tracks in a prepared video. The trained
+    networks are set beside those that the run started from.
 
     Args:
         workdir: Of the run.
