@@ -21,6 +21,7 @@ from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
+from ssljax.evaluate.davis import Davis
 from ssljax.evaluate.encoders import check_size
 from ssljax.evaluate.knn import KNN
 from ssljax.evaluate.periodic import Periodic
@@ -49,7 +50,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": {"knn": KNN},
+    "evaluate": {"davis": Davis, "knn": KNN},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }

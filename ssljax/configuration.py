@@ -41,7 +41,9 @@ def base() -> ConfigDict:
 def evaluate() -> ConfigDict:
     """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
     knn = dict(train="", test="", size=placeholder(int), batch_size=256, pool="features")  # no size: that of the views
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn))
+    nearest = dict(queue=7, top_k=5, neighbourhood=12, temperature=0.1)
+    davis = dict(data="", sequences=(), size=480, multiple=64, **nearest)
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, davis=davis))
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")

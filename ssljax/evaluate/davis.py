@@ -73,8 +73,8 @@ class Davis:
                 "give numbers of at least 1, and a temperature above 0."
             )
         self._set = MaskedSequences(data)
-        self.checksum = self._set.checksum
         self._sequences = _chosen(self._set, sequences)
+        self.data = {"data": data, "sequences": len(self._sequences), "checksum": self._set.checksum}
         if not masks and not any(sequence.scored for sequence in self._sequences):
             raise InputError(f"{data} has masks of first frames alone, so that nothing can be scored: name masks.")
         self._size, self._multiple, self._queue = size, multiple, queue
@@ -209,8 +209,8 @@ def _details(found: dict[int, ObjectScore]) -> dict[str, Any]:
 
 def _write(folder: Path, sequence: MaskedSequence, masks: UInt8[np.ndarray, "t h w"], annotated: bytes) -> None:
     """Write masks in the manner of an annotated one."""
-    with Image.open(io.BytesIO(annotated)) as image:
-        palette = image.getpalette()
+    with Image.open(io.BytesIO(annotated)) as example:
+        palette = example.getpalette()
     place = folder / sequence.name
     place.mkdir(parents=True)
     for name, mask in zip(sequence.frames, masks, strict=True):
