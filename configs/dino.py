@@ -119,7 +119,7 @@ def cifar10(config: ConfigDict) -> None:
     """
     config.batch_size, config.epochs, config.samples_per_epoch = 64, 25, 1600
     config.data.size = 32
-    config.views.update(global_size=32, global_scale=(0.2, 1.0), locals=0)
+    config.views.update(global_size=32, global_scale=(0.2, 1.0), local_size=16, locals=0)
     config.views.update(global_blur_probabilities=(0.0, 0.0), local_blur_probability=0.0)
     config.models.encoder = {"name": "resnet", "depth": 18, "blocks": (1, 1, 1, 1), "width_multiplier": 0.25}
     config.models.encoder.stem = "cifar"

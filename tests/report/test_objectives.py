@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy  # noqa: F401  it takes configuration.load, which must not be the replaced one
 from PIL import Image
 from safetensors.numpy import load_file
 
