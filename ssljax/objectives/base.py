@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Float
 
+from ssljax.errors import InputError
 from ssljax.models.pure import Params, Pure
 from ssljax.ops.arrays import Array
 
@@ -76,3 +77,9 @@ class Objective(Protocol):
 def exponential_moving_average(average: PyTree, new: PyTree, momentum: Any) -> PyTree:
     """Return momentum * average + (1 - momentum) * new, leaf by leaf."""
     return jax.tree.map(lambda a, n: momentum * a + (1.0 - momentum) * n, average, new)
+
+
+def check_norm_momentum(value: float) -> None:
+    """Raise InputError where the momentum of running statistics is no number from 0 to below 1."""
+    if not 0 <= value < 1:
+        raise InputError(f"norm_momentum is {value}; give a number from 0 to below 1.")

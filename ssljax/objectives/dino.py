@@ -13,8 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssljax.mesh import shard_batch
-from ssljax.models.pure import Params, Pure
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, exponential_moving_average
+from ssljax.models.pure import Params, Pure, combine
+from ssljax.objectives.base import (
+    Encoder,
+    LossOutput,
+    PyTree,
+    Schedule,
+    check_norm_momentum,
+    exponential_moving_average,
+)
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import dino_cross_entropy, entropy, teacher_probabilities, update_center
@@ -82,13 +89,19 @@ def distillation_metrics(
 class DINO:
     """Student sees all crops of an image, teacher the two global ones; the student predicts the teacher.
 
+    Batch norms of the encoder, where it has any, see the global and the local crops as two batches; the teacher's own
+    running statistics are kept, as the released code keeps them.
+
     Attributes:
-        encoder: A ViT.
+        encoder: Any whose output has `features`: a ViT, a ResNet.
         head: A DINOHead.
         views: `views(image uint8 [s, s, 3], key) -> (globals [2, g, g, 3], locals [l, s, s, 3])`, normalised.
         size: Side of the uint8 images in a batch, pixels.
         momentum: Of the teacher's moving average.
         teacher_temperature: As a function of the step (a warm-up).
+        student_temperature: Of the student's probabilities.
+        center_momentum: Of the centre's moving average.
+        norm_momentum: Of the running statistics of the teacher's batch norms, which evaluations use.
     """
 
     encoder: Pure
@@ -99,7 +112,16 @@ class DINO:
     teacher_temperature: Schedule
     student_temperature: float = 0.1
     center_momentum: float = 0.9
-    accumulates_exactly: bool = dataclasses.field(default=True, init=False)
+    norm_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Raise InputError where `norm_momentum` is out of its range."""
+        check_norm_momentum(self.norm_momentum)
+
+    @property
+    def accumulates_exactly(self) -> bool:
+        """See `Objective`: batch norms see one micro-batch at a time."""
+        return not jax.tree.leaves(jax.eval_shape(self.encoder.init_statistics))
 
     def batch_spec(self, batch_size: int) -> PyTree:
         """See `Objective.batch_spec`."""
@@ -110,7 +132,8 @@ class DINO:
 
     def init(self, key: jax.Array) -> tuple[Params, PyTree]:
         """See `Objective.init`."""
-        return init_student_and_teacher(self.encoder, self.head, key)
+        params, state = init_student_and_teacher(self.encoder, self.head, key)
+        return params, state | {"statistics": self.encoder.init_statistics()}
 
     def loss(self, params: Params, state: PyTree, batch: PyTree, key: jax.Array, step: Array) -> LossOutput:
         """See `Objective.loss`; equation 3 of the paper."""
@@ -119,15 +142,17 @@ class DINO:
         teacher = state["teacher"]
 
         b, g = large.shape[:2]
-        cls = self.encoder(teacher["encoder"], _merge(large)).cls
-        bottleneck = self.head(teacher["head"], cls, method="project")
+        output, statistics = self.encoder.train(teacher["encoder"], _merge(large))
+        bottleneck = self.head(teacher["head"], output.features, method="project")
         teacher_logits = _split(self.head(teacher["head"], bottleneck, method="logits"), b)
         teacher_logits = jax.lax.stop_gradient(teacher_logits)
 
         drop_keys = rng.per_sample(rng.named(key, "drop_path"), batch["position"])
         drop_keys = jax.vmap(lambda k: jax.random.split(k, g + small.shape[1]))(drop_keys)
         student = [
-            self.encoder(params["encoder"], _merge(views), keys=_merge(some)).cls.reshape(b, views.shape[1], -1)
+            self.encoder.train(params["encoder"], _merge(views), keys=_merge(some))[0].features.reshape(
+                b, views.shape[1], -1
+            )
             for views, some in ((large, drop_keys[:, :g]), (small, drop_keys[:, g:]))
             if views.shape[1]
         ]
@@ -145,17 +170,25 @@ class DINO:
         metrics = distillation_metrics(
             targets, loss, student_logits, state["center"], student_temperature=self.student_temperature
         )
-        return LossOutput(loss, jnp.mean(bottleneck.astype(jnp.float32), axis=0), metrics)
+        mean_bottleneck = jnp.mean(bottleneck.astype(jnp.float32), axis=0)
+        return LossOutput(loss, {"bottleneck": mean_bottleneck, "norm": statistics}, metrics)
 
     def after_update(self, params: Params, state: PyTree, statistics: PyTree, step: Array) -> PyTree:
         """See `Objective.after_update`; equation 4 for the centre."""
-        return update_teacher_and_center(
-            self.head, params, state, statistics, center_momentum=self.center_momentum, momentum=self.momentum(step)
+        new = update_teacher_and_center(
+            self.head,
+            params,
+            state,
+            statistics["bottleneck"],
+            center_momentum=self.center_momentum,
+            momentum=self.momentum(step),
         )
+        norm = exponential_moving_average(state["statistics"], statistics["norm"], self.norm_momentum)
+        return new | {"statistics": norm}
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
         """See `Objective.encoders`: the teacher, which the paper evaluates."""
-        return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
+        return {"image": Encoder(self.encoder, combine(state["teacher"]["encoder"], state["statistics"]))}
 
 
 def _merge(x: Array) -> Array:

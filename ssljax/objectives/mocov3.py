@@ -12,8 +12,15 @@ import jax.numpy as jnp
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure, combine
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, exponential_moving_average
-from ssljax.objectives.simclr import check_norm_momentum, image_batch, pair_metrics, two_views
+from ssljax.objectives.base import (
+    Encoder,
+    LossOutput,
+    PyTree,
+    Schedule,
+    check_norm_momentum,
+    exponential_moving_average,
+)
+from ssljax.objectives.simclr import image_batch, pair_metrics, two_views
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import info_nce

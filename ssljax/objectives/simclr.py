@@ -12,7 +12,7 @@ from jaxtyping import Float, Key, UInt8
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure, combine
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, exponential_moving_average
+from ssljax.objectives.base import Encoder, LossOutput, PyTree, check_norm_momentum, exponential_moving_average
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import nt_xent, retrieval_accuracy, unit
@@ -63,12 +63,6 @@ def pair_metrics(one: Float[Array, "n d"], other: Float[Array, "n d"], *, block_
         "embedding_norm": jnp.mean(jnp.linalg.norm(one, axis=-1)),
     }
     return jax.lax.stop_gradient(metrics)
-
-
-def check_norm_momentum(value: float) -> None:
-    """Raise InputError where the momentum of running statistics is no number from 0 to below 1."""
-    if not 0 <= value < 1:
-        raise InputError(f"norm_momentum is {value}; give a number from 0 to below 1.")
 
 
 @dataclasses.dataclass(frozen=True)
