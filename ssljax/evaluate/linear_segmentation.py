@@ -19,8 +19,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from ssljax.data.masks import IGNORED, Segmented
 from ssljax.errors import InputError
-from ssljax.evaluate.segmentation import Encode, confusions, grid_side, on_mesh
+from ssljax.evaluate.encoders import encode
+from ssljax.evaluate.masks import confusions, grid_side, intersection_over_union, on_mesh, segmented_pair
+from ssljax.evaluate.result import Result
+from ssljax.evaluate.segmentation import Encode
 from ssljax.mesh import check_batch, local_rows, to_mesh
+from ssljax.objectives.base import Encoder
 from ssljax.ops import keys as rng
 from ssljax.ops.resample import resample, resample_matrix
 
@@ -30,6 +34,54 @@ WEIGHT_DECAY = 1e-4
 _WARM_UP = 1500 / 40_000  # of the steps
 _NORM_MOMENTUM, _NORM_EPS = 0.1, 1e-5
 _CHECK_EVERY = 100
+
+
+class LinearSegmentation:
+    """Linear segmentation: "linear_segmentation_miou", and IoU by class in the details.
+
+    Args:
+        train: Images with masks that the head is trained on; see `find_pairs`.
+        test: Others to segment.
+        classes: Their number, without what is ignored.
+        size: Side in pixels that images and masks are resized to; the papers' is 512.
+        labels: What the values of masks are, see `Segmented`.
+        steps: See `segment_linearly`.
+        learning_rate: See there.
+        weight_decay: See there.
+        batch_size: Images of an update.
+        seed: See there.
+
+    Raises:
+        InputError: The data cannot be used, or a number is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str,
+        test: str,
+        classes: int,
+        size: int,
+        labels: str = "index",
+        steps: int = STEPS,
+        learning_rate: float = LEARNING_RATE,
+        weight_decay: float = WEIGHT_DECAY,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        more: dict[str, Any] = dict(classes=classes, size=size, labels=labels, batch_size=batch_size)
+        self._train, self._test, self.data = segmented_pair(train, test, **more)
+        self._more: dict[str, Any] = dict(
+            steps=steps, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed
+        )
+
+    def __call__(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Result:
+        """Return mIoU."""
+        confusion = segment_linearly(
+            lambda images: encode(encoder, images).patches, self._train, self._test, mesh, **self._more
+        )
+        mean, shares = intersection_over_union(confusion)
+        return Result({"linear_segmentation_miou": mean}, {"iou": shares})
 
 
 class Head(NamedTuple):

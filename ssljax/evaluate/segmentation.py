@@ -7,8 +7,7 @@ Balažević, Steiner, Parthasarathy, Arandjelović, Hénaff: Towards in-context 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +16,67 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from ssljax.data.masks import IGNORED, Segmented
+from ssljax.data.masks import Segmented
 from ssljax.errors import InputError
-from ssljax.mesh import AXES, BATCH, local_rows, to_mesh
+from ssljax.evaluate.encoders import encode
+from ssljax.evaluate.masks import confusions, grid_side, intersection_over_union, on_mesh, segmented_pair
+from ssljax.evaluate.result import Result
+from ssljax.mesh import AXES, BATCH
+from ssljax.objectives.base import Encoder
 from ssljax.ops import arrays
 from ssljax.ops import keys as rng
-from ssljax.ops.resample import resample, resample_matrix
 
 _ROWS = 4096
 """Memory rows that a device compares with at once."""
 
 Encode = Callable[[Any], Float[Array, "b n d"]]
 """Images uint8 [b, s, s, 3], split over the mesh, to the features of their patches, row by row."""
+
+
+class Segmentation:
+    """Segmentation in context: "segmentation_miou", and IoU by class in the details.
+
+    Args:
+        train: Images with masks that fill the memory; see `find_pairs`.
+        test: Others to segment.
+        classes: Their number, without what is ignored.
+        size: Side in pixels that images and masks are resized to; the paper's is 512.
+        labels: What the values of masks are, see `Segmented`.
+        memory: Patches; see `segment_in_context`.
+        neighbours: See there.
+        temperature: See there.
+        batch_size: Images encoded at once.
+        seed: Of the memory's choice.
+
+    Raises:
+        InputError: The data cannot be used, or a number is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: str,
+        test: str,
+        classes: int,
+        size: int,
+        labels: str = "index",
+        memory: int = 1_024_000,
+        neighbours: int = 30,
+        temperature: float = 0.02,
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> None:
+        more: dict[str, Any] = dict(classes=classes, size=size, labels=labels, batch_size=batch_size)
+        self._train, self._test, self.data = segmented_pair(train, test, **more)
+        self._more: dict[str, Any] = dict(memory=memory, neighbours=neighbours, temperature=temperature, seed=seed)
+
+    def __call__(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Result:
+        """Return mIoU."""
+        confusion = segment_in_context(
+            lambda images: encode(encoder, images).patches, self._train, self._test, mesh, **self._more
+        )
+        mean, shares = intersection_over_union(confusion)
+        return Result({"segmentation_miou": mean}, {"iou": shares})
 
 
 class Memory(NamedTuple):
@@ -92,31 +140,6 @@ def segment_in_context(
             found = _retrieved(bank, encode(images), neighbours, temperature)
             confusion += np.asarray(confusions(found, masks))
     return confusion
-
-
-def on_mesh(
-    batches: Iterable[tuple[np.ndarray, np.ndarray]], mesh: jax.sharding.Mesh
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield images, masks and numbers of the images on the mesh, filled up with images that have no label."""
-    size, done = 0, 0
-    for images, masks in batches:
-        size = size or -(-len(images) // mesh.size) * mesh.size
-        rows = local_rows(mesh, size)
-        whole = np.zeros((size, *images.shape[1:]), np.uint8), np.full((size, *masks.shape[1:]), IGNORED, np.int32)
-        whole[0][: len(images)], whole[1][: len(masks)] = images, masks
-        numbers = np.arange(done, done + size, dtype=np.uint32)
-        yield to_mesh(mesh, tuple(array[rows] for array in (*whole, numbers)), size)
-        done += len(images)
-
-
-def grid_side(patches: Float[Array, "b n d"], size: int) -> int:
-    """Return how many patches a side of the square image has; InputError if masks of `size` do not divide into them."""
-    side = math.isqrt(patches.shape[1])
-    if side * side != patches.shape[1] or size % side:
-        raise InputError(
-            f"An image of {size}x{size} pixels has {patches.shape[1]} patches; give a size that they divide evenly."
-        )
-    return side
 
 
 def patch_shares(masks: Int[arrays.Array, "b s s"], side: int, classes: int) -> Float[Array, "b n c"]:
@@ -216,36 +239,3 @@ def _search(bank: Memory, queries: Float[Array, "q d"], *, neighbours: int, temp
 
     total = jax.lax.fori_loop(0, neighbours, add, jnp.zeros((count, labels.shape[1])))
     return jax.lax.psum(total, AXES)
-
-
-@jax.jit
-def confusions(scores: Float[Array, "b n c"], masks: Int[Array, "b s s"]) -> Int[Array, "c c"]:
-    """Return how many pixels [label, prediction] have, the scores of patches being upsampled bilinearly."""
-    classes, size = scores.shape[-1], masks.shape[1]
-    side = grid_side(scores, size)
-    matrix = resample_matrix(size, side, method="linear", antialias=False)
-
-    def one(image: tuple[Array, Array]) -> Array:
-        grid, labels = image
-        predicted = jnp.argmax(resample(grid.reshape(side, side, classes), matrix, matrix), axis=-1)
-        cell = jnp.where(labels >= 0, labels * classes + predicted, classes**2)
-        return jnp.zeros(classes**2 + 1, jnp.int32).at[cell].add(1)[:-1].reshape(classes, classes)
-
-    def local(scores: Array, masks: Array) -> Array:
-        return jax.lax.psum(jnp.sum(jax.lax.map(one, (scores, masks)), axis=0), AXES)
-
-    return jax.shard_map(local, in_specs=BATCH, out_specs=P(), check_vma=False)(scores, masks)
-
-
-def intersection_over_union(confusion: np.ndarray) -> tuple[float, list[float | None]]:
-    """Return mIoU, and IoU = intersection / union by class; a class in no mask and no prediction has None, and no part.
-
-    Raises:
-        InputError: No pixel is labelled.
-    """
-    if not confusion.sum():
-        raise InputError("No pixel of the test masks is labelled; give masks that name classes.")
-    common = np.diagonal(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - common
-    shares = [float(c / u) if u else None for c, u in zip(common, union, strict=True)]
-    return float(np.mean([share for share in shares if share is not None])), shares

@@ -12,7 +12,7 @@ from scipy import ndimage, special
 from ssljax.data.masks import Segmented
 from ssljax.errors import InputError
 from ssljax.evaluate.linear_segmentation import Head, Moments, cross_entropy, order, scores, segment_linearly
-from ssljax.evaluate.segmentation import intersection_over_union
+from ssljax.evaluate.masks import intersection_over_union
 from ssljax.mesh import make_mesh
 
 CLASSES, SIZE, SIDE = 3, 16, 4
@@ -64,7 +64,7 @@ def test_no_labelled_pixel_is_no_loss():
 
 def test_it_learns_and_the_devices_do_not_matter(data):
     train, test = data
-    more = dict(steps=300, learning_rate=0.05)
+    more = dict(steps=120, learning_rate=0.05)
     one = segment_linearly(encode, train, test, make_mesh("", jax.devices()[:1]), **more)
     eight = segment_linearly(encode, train, test, make_mesh("fsdp=2"), **more)
     assert one.sum() == 10 * SIZE * (SIZE - 1)
@@ -76,7 +76,7 @@ def test_it_learns_and_the_devices_do_not_matter(data):
 
 def test_the_batch_norm_undoes_scale_and_shift_of_the_features(data):
     train, test = data
-    more = dict(steps=100, learning_rate=0.05)
+    more = dict(steps=60, learning_rate=0.05)
     one = segment_linearly(encode, train, test, make_mesh(), **more)
     other = segment_linearly(lambda images: 100 * encode(images) - 7, train, test, make_mesh(), **more)
     assert np.abs(one - other).sum() <= 0.05 * one.sum()

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from ssljax.data.masks import Segmented
 from ssljax.errors import InputError
-from ssljax.evaluate.segmentation import _filled, intersection_over_union, patch_shares, segment_in_context
+from ssljax.evaluate.masks import intersection_over_union
+from ssljax.evaluate.segmentation import _filled, patch_shares, segment_in_context
 from ssljax.mesh import make_mesh
 
 CLASSES, SIZE, SIDE = 4, 16, 4
