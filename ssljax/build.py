@@ -181,7 +181,7 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     every, names, protocols = section.pop("every"), section.pop("protocols"), {}
     for name, arguments in section.items():
         _check(f"evaluate.{name}", _constructor("evaluate", name), arguments)
-    for name in names if every else ():
+    for name in names if every > 0 else ():
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
         arguments = section[name]

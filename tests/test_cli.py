@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import make_folder
 from videos import make_video
 
 from ssljax.cli import main
@@ -133,10 +134,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
+KNN = ("knn_10", "knn_20", "knn_100", "knn_200")
+
+
 @pytest.mark.long
 def test_two_processes_give_one_processs_losses(folder, tmp_path):
     """Two processes of 4 devices over loopback against one of 8, and its checkpoint continued by one process."""
+    for name, count in (("train", 21), ("test", 10)):  # neither fills the last batch, nor divides by the devices
+        make_folder(tmp_path / "raw" / name, dict.fromkeys("ab", count))
+        assert main(["prepare", "images", str(tmp_path / "raw" / name), "--output", str(tmp_path / name)]) == 0
     config = ["--config", "configs/dora.py:smoke", f"--config.data.video={folder / 'data'}", "--config.epochs=4"]
+    config += ["--config.evaluate.every=4", "--config.evaluate.knn.batch_size=16"]
+    config += [f"--config.evaluate.knn.{name}={tmp_path / name}" for name in ("train", "test")]
     address = f"127.0.0.1:{free_port()}"
 
     def start(process):
@@ -160,10 +169,12 @@ def test_two_processes_give_one_processs_losses(folder, tmp_path):
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
     assert main(["train", *config, "--workdir", str(tmp_path / "one")]) == 0
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
-    ]
-    assert len(losses[0]) == 8
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    )
+    assert len(one) == 8
+    np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], rtol=1e-5)
+    for number in (3, 7):  # the lines after updates 4 and 8
+        assert {name: two[number][name] for name in KNN} == {name: one[number][name] for name in KNN}
     assert main(["train", *config, "--workdir", str(tmp_path / "two")]) == 0  # one process reads what two wrote

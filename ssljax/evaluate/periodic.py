@@ -18,7 +18,7 @@ class Periodic:
     def __init__(
         self, protocols: Mapping[str, Evaluation], objective: Objective, mesh: jax.sharding.Mesh, *, every: int
     ) -> None:
-        """Check what can be checked before training.
+        """Remember whom to ask.
 
         Args:
             protocols: By name.
@@ -27,7 +27,7 @@ class Periodic:
             every: Updates between evaluations; 0 for none.
 
         Raises:
-            InputError: The objective has no image encoder, or `every` is below 0.
+            InputError: `every` is below 0.
         """
         if every < 0:
             raise InputError(f"evaluate.every is {every}; give a number of updates, or 0 for never.")

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 from pictures import make_folder
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from ssljax import build, configuration
 from ssljax.cli import main
@@ -104,6 +106,49 @@ def test_an_older_checkpoint_and_another_size(data, runs):
     assert (record["step"], record["arguments"]["size"], list(record["results"])) == (3, 40, ["trained"])
 
 
+def test_the_weights_of_a_run_are_worth_what_the_run_is(data, runs, tmp_path):
+    workdir = runs[1][0]
+    assert main(["export", "--workdir", str(workdir), "--output", str(tmp_path / "encoder.safetensors")]) == 0
+    arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--batch-size", "16", "--pool", "mean"]
+    output = tmp_path / "results" / "run.json"
+    assert main(["evaluate", "knn", "--workdir", str(workdir), "--output", str(output), *arguments]) == 0
+    weights = ["--weights", str(tmp_path / "encoder.safetensors")]
+    assert main(["evaluate", "knn", *weights, *arguments, "--baselines"]) == 0
+    record = json.loads((tmp_path / "evaluate" / "knn.json").read_text())
+    assert record["arguments"]["size"] == 32 and record["arguments"]["pool"] == "mean"
+    assert record["results"]["trained"] == json.loads(output.read_text())["results"]["trained"]
+    assert set(record["results"]) == {"trained", "random initialisation", "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"),
+    [
+        ([], "--workdir RUN or --weights FILE"),
+        (["--workdir", "{run}", "--weights", "{foreign}"], "--workdir RUN or --weights FILE"),
+        (["--weights", "{foreign}", "--step", "3"], "--step says which checkpoint"),
+        (["--weights", "{foreign}"], "does not say how many heads"),
+        (["--weights", "{broken}"], "no .safetensors file that can be read"),
+        (["--weights", "{missing}"], "no .safetensors file that can be read"),
+        (["--weights", "{changed}"], "arrays of other shapes"),
+    ],
+    ids=["nothing", "both", "step", "foreign", "broken", "missing", "changed"],
+)
+def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subject, message):
+    good = tmp_path / "good.safetensors"
+    assert main(["export", "--workdir", str(runs[0][0]), "--output", str(good)]) == 0
+    with safe_open(good, framework="numpy") as file:
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    places = {name: tmp_path / f"{name}.safetensors" for name in ("foreign", "broken", "missing", "changed")}
+    save_file(state, places["foreign"], metadata={"format": "pt"})
+    places["broken"].write_bytes(good.read_bytes()[:1000])
+    save_file(state | {"norm.bias": np.zeros(31, np.float32)}, places["changed"], metadata=metadata)
+    capsys.readouterr()
+    words = [word.format(run=runs[0][0], **places) for word in subject]
+    assert main(["evaluate", "knn", *words, "--train", str(data / "train"), "--test", str(data / "test")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -131,8 +176,9 @@ def test_bad_input_is_told(data, runs, capsys, change, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--config.evaluate.every=2"], "no train set is named"),
+        (["--config.evaluate.every=2"], "No train set of labelled images is named"),
         (["--config.evaluate.every=-1"], "evaluate.every is -1"),
+        (["--config.evaluate.every=2", "--config.evaluate.protocols=('nearest',)"], "protocols names 'nearest'"),
     ],
 )
 def test_bad_evaluation_is_told_before_anything_is_written(data, tmp_path, overrides, message):
