@@ -22,8 +22,8 @@ from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
-from ssljax.evaluate.knn import KNN
 from ssljax.evaluate.periodic import Periodic
+from ssljax.evaluate.protocols import PROTOCOLS
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -49,7 +49,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": {"knn": KNN},
+    "evaluate": PROTOCOLS,
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }

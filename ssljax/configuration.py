@@ -41,7 +41,14 @@ def base() -> ConfigDict:
 def evaluate() -> ConfigDict:
     """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
     knn = dict(train="", test="", size=placeholder(int), batch_size=256, pool="features")  # no size: that of the views
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn))
+    masks = dict(train="", test="", classes=21, size=placeholder(int), labels="index")
+    dense = dict(
+        segmentation=masks | dict(memory=1_024_000, batch_size=8),
+        discovery=dict(data="", binary=False, short_side=0, batch_size=8),
+        correspondence=dict(data="", size=placeholder(int), batch_size=16),
+        retrieval=dict(data="", size=placeholder(int), batch_size=256, pool="features"),
+    )
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, **dense))
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
