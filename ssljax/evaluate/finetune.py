@@ -61,6 +61,8 @@ class FineTune:
         InputError: The data cannot be used, or a value is out of its range.
     """
 
+    takes_pixels = False  # bare pixels have nothing to train further
+
     def __init__(
         self,
         *,

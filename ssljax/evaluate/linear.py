@@ -109,15 +109,18 @@ class Linear:
         self._pair = labelled_pair(train=train, test=test, size=size, batch_size=batch_size)
         self.data = described(train=self._pair[0], test=self._pair[1])
 
-    def __call__(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Result:
-        """Return the best accuracy, and all in the details.
+    def check(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> tuple[int, int]:
+        """Return how many blocks' tokens are taken and how many updates are done; parameters may be shapes.
 
         Raises:
             InputError: The encoder has fewer blocks than asked, or the batch fits neither mesh nor set.
         """
         blocks = block_count(encoder, self.size, self._blocks)
-        train = self._pair[0]
-        steps = total_steps(len(train), self._batch_size, self._epochs, mesh)
+        return blocks, total_steps(len(self._pair[0]), self._batch_size, self._epochs, mesh)
+
+    def __call__(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Result:
+        """Return the best accuracy, and all in the details; raises what `check` does."""
+        (blocks, steps), train = self.check(encoder, mesh), self._pair[0]
         extract = functools.partial(frozen_features, encoder, blocks=blocks, average_patches=self._average)
         width = jax.eval_shape(extract, jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.uint8)).shape[1]
         head = functools.partial(LinearHead, width=width, classes=len(train.classes), normalise=self._recipe.normalise)
