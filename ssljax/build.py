@@ -21,8 +21,11 @@ from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
+from ssljax.evaluate.attentive import Attentive
 from ssljax.evaluate.encoders import check_size
+from ssljax.evaluate.finetune import FineTune
 from ssljax.evaluate.knn import KNN
+from ssljax.evaluate.linear import Linear
 from ssljax.evaluate.periodic import Periodic
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
@@ -49,7 +52,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": {"knn": KNN},
+    "evaluate": {"attentive": Attentive, "finetune": FineTune, "knn": KNN, "linear": Linear},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }
@@ -184,12 +187,14 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     for name in names if every > 0 else ():
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
-        arguments = section[name]
+        arguments, encoder = section[name], image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0)))
         if arguments.get("size", 1) is None:
             arguments["size"] = image_size(config)
         if "size" in arguments:
-            check_size(image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0))), arguments["size"])
+            check_size(encoder, arguments["size"])
         protocols[name] = _constructor("evaluate", name)(**arguments)
+        if hasattr(protocols[name], "check"):
+            protocols[name].check(encoder, devices)
     return Periodic(protocols, built, devices, every=every)
 
 

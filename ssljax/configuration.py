@@ -40,8 +40,19 @@ def base() -> ConfigDict:
 
 def evaluate() -> ConfigDict:
     """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
-    knn = dict(train="", test="", size=placeholder(int), batch_size=256, pool="features")  # no size: that of the views
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn))
+    images = dict(train="", test="", size=placeholder(int))  # no size: that of the views
+    knn = images | dict(batch_size=256, pool="features")
+    linear = images | dict(
+        batch_size=256,
+        recipe="dino",
+        epochs=10.0,
+        learning_rates=(),
+        n_blocks=placeholder(int),
+        average_patches=False,
+        augment=False,
+        seed=0,
+    )
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear))
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
