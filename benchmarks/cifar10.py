@@ -19,7 +19,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ssljax import build, configuration
-from ssljax.evaluations import evaluate_knn
+from ssljax.evaluations import evaluate
 from ssljax.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,7 +57,8 @@ def result(name: str, data: Path, folder: Path, updates: int, seed: int) -> dict
         state = train(config, workdir)
         if int(state.step) < build.total_steps(config):
             sys.exit("stopped; the same command goes on")
-        evaluate_knn(workdir, train=str(data / "train"), test=str(data / "test"), baselines=True)
+        sets = {"train": str(data / "train"), "test": str(data / "test"), "size": None}
+        evaluate("knn", sets, workdir=workdir, baselines=True)
     return json.loads(found.read_text())
 
 

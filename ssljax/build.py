@@ -21,13 +21,15 @@ from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
-from ssljax.evaluate.periodic import Periodic, labelled_pair
+from ssljax.evaluate.encoders import check_size
+from ssljax.evaluate.knn import KNN
+from ssljax.evaluate.periodic import Periodic
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
 from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
-from ssljax.objectives.base import Objective
+from ssljax.objectives.base import Encoder, Objective
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dinov2 import DINOv2
 from ssljax.objectives.dora import DoRA
@@ -47,6 +49,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
+    "evaluate": {"knn": KNN},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }
@@ -172,15 +175,34 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     """Return the evaluation while training; it never falls due where `evaluate.every` is 0.
 
     Raises:
-        InputError: Its data cannot be used.
+        InputError: A protocol's data cannot be used, or the encoder takes no images of its size.
     """
     section = config.evaluate.to_dict()
-    knn = section.pop("knn")
-    _check("evaluate", Periodic, {**section, "objective": built, "mesh": devices, "size": 1})
-    _check("evaluate.knn", labelled_pair, knn)
-    if knn["size"] is None:
-        knn["size"] = image_size(config) if section["every"] else 0
-    return Periodic(built, devices, **section, **knn)
+    every, names, protocols = section.pop("every"), section.pop("protocols"), {}
+    for name, arguments in section.items():
+        _check(f"evaluate.{name}", _constructor("evaluate", name), arguments)
+    for name in names if every else ():
+        if name not in section:
+            raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
+        arguments = section[name]
+        if arguments.get("size", 1) is None:
+            arguments["size"] = image_size(config)
+        if "size" in arguments:
+            check_size(image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0))), arguments["size"])
+        protocols[name] = _constructor("evaluate", name)(**arguments)
+    return Periodic(protocols, built, devices, every=every)
+
+
+def image_encoder(built: Objective, params: Any, state: Any) -> Encoder:
+    """Return the image encoder of an objective.
+
+    Raises:
+        InputError: It trains none.
+    """
+    encoders = built.encoders(params, state)
+    if "image" not in encoders:
+        raise InputError(f"{type(built).__name__} trains no image encoder; take another run.")
+    return encoders["image"]
 
 
 def image_size(config: ConfigDict) -> int:

@@ -33,10 +33,15 @@ def base() -> ConfigDict:
     config.deterministic = False
     config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
     config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
-    knn = dict(train="", test="", size=placeholder(int), batch_size=256)  # no size: that of the views
-    config.evaluate = ConfigDict(dict(every=0, knn=knn))
+    config.evaluate = evaluate()
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
     return config
+
+
+def evaluate() -> ConfigDict:
+    """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
+    knn = dict(train="", test="", size=placeholder(int), batch_size=256, pool="features")  # no size: that of the views
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn))
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")

@@ -1,75 +1,122 @@
-"""`ssljax evaluate PROTOCOL`: from a run's folder to a table and a file of results."""
+"""`ssljax evaluate PROTOCOL`: from a run or a file of weights to a table and a file of results."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from ssljax import build, mesh
-from ssljax.evaluate.encoders import image_features, pixel_features
-from ssljax.evaluate.knn import knn
-from ssljax.evaluate.periodic import labelled_pair
+from ssljax.errors import InputError
+from ssljax.evaluate.encoders import pixels_like
+from ssljax.export.read import read_encoder
+from ssljax.objectives.base import Encoder
 from ssljax.ops import keys as rng
 
+TRAINED, RANDOM, PIXELS = "trained", "random initialisation", "pixels"
 
-def evaluate_knn(
-    workdir: Path,
+
+class Subjects(NamedTuple):
+    """The encoders to evaluate.
+
+    Attributes:
+        encoders: By name.
+        size: Side in pixels of the images that they were trained on.
+        source: What a record of results says of them.
+        folder: Where their results go.
+    """
+
+    encoders: dict[str, Encoder]
+    size: int
+    source: dict[str, Any]
+    folder: Path
+
+
+def evaluate(
+    protocol: str,
+    arguments: Mapping[str, Any],
     *,
-    train: str,
-    test: str,
+    workdir: Path | None = None,
     step: int | None = None,
-    size: int | None = None,
-    batch_size: int = 256,
+    weights: Path | None = None,
     baselines: bool = False,
-) -> str:
-    """Classify `test` by its nearest neighbours in `train`; write evaluate/knn.json into the run and return a table.
+    output: Path | None = None,
+) -> tuple[str, Path]:
+    """Evaluate a run's encoder or a file's; return a table and the file of results, which is written.
 
     Args:
-        workdir: Of the run.
-        train: A prepared set of labelled images.
-        test: Another with the same classes.
-        step: Which checkpoint; the newest by default.
-        size: Side of the images in pixels; what the run trained on by default.
-        batch_size: Images encoded at once.
+        protocol: Its name in `build.CONSTRUCTORS`.
+        arguments: Of the protocol; a `size` of None is what the encoder was trained on.
+        workdir: Of a run, or
+        weights: a file that `ssljax export` wrote.
+        step: Which checkpoint of the run; the newest by default.
         baselines: Whether to set the encoder at random initialisation and bare pixels beside it.
+        output: The file of results; by default evaluate/PROTOCOL.json in the run's folder, or beside the weights.
 
     Raises:
-        InputError: The run or the data cannot be used.
+        InputError: The run, the weights or the data cannot be used.
     """
-    run = build.restore(workdir, step)
-    size = build.image_size(run.config) if size is None else size
-    pair, devices = labelled_pair(train=train, test=test, size=size, batch_size=batch_size), mesh.make_mesh()
-    features = image_features(run.objective, size)
-    encoders: dict[str, Any] = {"trained": functools.partial(features, run.state.params, run.state.state)}
+    if (workdir is None) == (weights is None):
+        raise InputError("Name what to evaluate: --workdir RUN or --weights FILE, one of them.")
+    subjects = _of_run(workdir, step) if workdir is not None else _of_weights(weights, step)
+    constructor, arguments = build.CONSTRUCTORS["evaluate"][protocol], dict(arguments)
+    if "size" in inspect.signature(constructor).parameters and arguments.get("size") is None:
+        arguments["size"] = subjects.size
+    built, devices = constructor(**arguments), mesh.make_mesh()
+    encoders = {TRAINED: subjects.encoders[TRAINED]}
     if baselines:
-        key = rng.named(jax.random.key(run.config.seed), "init")  # the one that the run started from
-        encoders["random initialisation"] = functools.partial(features, *jax.jit(run.objective.init)(key))
-        encoders["pixels"] = pixel_features
-    results = {name: knn(encode, *pair, devices) for name, encode in encoders.items()}
-    data = {
-        name: {"data": place, "images": len(labelled), "checksum": labelled.checksum}
-        for name, place, labelled in zip(("train", "test"), (train, test), pair, strict=True)
+        size = arguments.get("size") or subjects.size
+        encoders = subjects.encoders | {PIXELS: pixels_like(subjects.encoders[TRAINED], size)}
+    results = {name: built(encoder, devices) for name, encoder in encoders.items()}
+    record = {
+        "protocol": protocol,
+        **subjects.source,
+        "arguments": arguments,
+        "data": getattr(built, "data", {}),
+        "results": {name: dict(result.metrics) for name, result in results.items()},
+        "details": {name: dict(result.details) for name, result in results.items() if result.details},
     }
-    record = {"protocol": "knn", "step": int(run.state.step), "size": size, **data, "results": results}
-    write_results(workdir / "evaluate" / "knn.json", record)
-    return table(results)
+    path = output or subjects.folder / f"{protocol}.json"
+    write_results(path, record)
+    return table(record["results"]), path
+
+
+def _of_run(workdir: Path, step: int | None) -> Subjects:
+    run = build.restore(workdir, step)
+    key = rng.named(jax.random.key(run.config.seed), "init")  # the one that the run started from
+    states = {TRAINED: (run.state.params, run.state.state), RANDOM: jax.jit(run.objective.init)(key)}
+    encoders = {}
+    for name, state in states.items():
+        encoders[name] = build.image_encoder(run.objective, *state)
+    source = {"workdir": str(workdir), "step": int(run.state.step)}
+    return Subjects(encoders, build.image_size(run.config), source, workdir / "evaluate")
+
+
+def _of_weights(path: Path | None, step: int | None) -> Subjects:
+    assert path is not None
+    if step is not None:
+        raise InputError("--step says which checkpoint of a run, and --weights names a file; give one of them.")
+    encoder = read_encoder(path)
+    random = encoder._replace(params=jax.jit(functools.partial(encoder.model.init))(jax.random.key(0)))
+    size = encoder.model.abstract.image_size
+    return Subjects({TRAINED: encoder, RANDOM: random}, size, {"weights": str(path)}, path.parent / "evaluate")
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> None:
     """Write a protocol's results, whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
     temporary.replace(path)
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return results by row and column as Markdown, in per cent."""
+    """Return results by row and column as Markdown, shares in per cent."""
     columns = list(next(iter(results.values())))
     width = max(len(name) for name in results)
     rows = [[" " * width, *columns], ["-" * width, *("-" * len(column) for column in columns)]]

@@ -1,43 +1,105 @@
-"""What evaluations ask features of: the encoder of an objective, and bare pixels to compare with."""
+"""What protocols ask of an encoder, compiled once for all its parameters; and bare pixels to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
+from typing import Any, NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
-from ssljax.objectives.base import Objective
+from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import normalise
 
 _PIXELS = 32  # per side: more of them make nearest neighbours slower, not better
 
+POOLS = ("features", "mean")
 
-def image_features(objective: Objective, size: int) -> Callable[[Any, Any, Any], Float[Array, "b d"]]:
-    """Return `features(params, state, images)`, compiled once for all parameters; images uint8 [b, size, size, 3].
+
+def encode(encoder: Encoder, images: Any, **keywords: Any) -> Any:
+    """Return what an encoder returns of images uint8 [b, h, w, 3].
+
+    Args:
+        encoder: Whose model is compiled once for each shape and all parameters.
+        images: On the mesh or on the host.
+        keywords: Hashable ones of the model, such as `layers=(-1,)` or `probe=-1`.
+    """
+    return _encode(encoder.model, tuple(sorted(keywords.items())), encoder.params, images)
+
+
+def pooled(encoder: Encoder, images: Any, pool: str = "features") -> Float[Array, "b d"]:
+    """Return one vector for each of images uint8 [b, h, w, 3], float32.
+
+    Args:
+        encoder: See `encode`.
+        images: See `encode`.
+        pool: "features", the encoder's own (a ViT's CLS token); or "mean", the mean of its patch tokens.
 
     Raises:
-        InputError: The objective has no image encoder, or the encoder takes no images of this size.
+        InputError: `pool` is neither.
+    """
+    if pool not in POOLS:
+        raise InputError(f"pool is {pool!r}; give one of {', '.join(POOLS)}.")
+    return _pooled(encoder.model, pool, encoder.params, images)
+
+
+def check_size(encoder: Encoder, size: int) -> None:
+    """Raise InputError where an encoder takes no square images of `size` pixels; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    jax.eval_shape(encoder.model, encoder.params, images)  # parameters may be shapes themselves
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(model: Any, keywords: tuple[tuple[str, Any], ...], params: Any, images: Any) -> Any:
+    return model(params, normalise(images.astype(jnp.float32) / 255.0), **dict(keywords))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pooled(model: Any, pool: str, params: Any, images: Any) -> Float[Array, "b d"]:
+    output = model(params, normalise(images.astype(jnp.float32) / 255.0))
+    if pool == "mean":
+        return jnp.mean(output.patches.astype(jnp.float32), axis=1)
+    return output.features.astype(jnp.float32)
+
+
+class PixelOutput(NamedTuple):
+    """Pixels in the place of an encoder's output.
+
+    Attributes:
+        features: The image reduced to at most 32 pixels a side (bilinear, antialiased), as one vector.
+        patches: The pixels of each patch, row by row.
     """
 
-    def features(params: Any, state: Any, images: Any) -> Float[Array, "b d"]:
-        encoders = objective.encoders(params, state)
-        if "image" not in encoders:
-            raise InputError(f"{type(objective).__name__} trains no image encoder; evaluate another run.")
-        return encoders["image"](normalise(images.astype(jnp.float32) / 255.0)).features.astype(jnp.float32)
-
-    params, state = jax.eval_shape(objective.init, jax.random.key(0))
-    jax.eval_shape(features, params, state, jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8))
-    return jax.jit(features)
+    features: Float[Array, "b d"]
+    patches: Float[Array, "b n d"]
 
 
-@jax.jit
-def pixel_features(images: UInt8[Array, "b s s 3"]) -> Float[Array, "b d"]:
-    """Return the pixels themselves, of images reduced to at most 32 pixels a side (bilinear, antialiased)."""
-    b, size, _, channels = images.shape
-    small = min(size, _PIXELS)
-    pixels = jax.image.resize(images.astype(jnp.float32) / 255.0, (b, small, small, channels), "linear")
-    return pixels.reshape(b, -1)
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Stands where an encoder's model does, and returns the pixels themselves: what any encoder must beat.
+
+    Attributes:
+        patch_size: Side of a patch in pixels.
+    """
+
+    patch_size: int
+
+    def __call__(self, params: Any, images: Float[Array, "b h w 3"]) -> PixelOutput:
+        """Return the pixels of normalised images; `params` is not used."""
+        p, (b, height, width, channels) = self.patch_size, images.shape
+        if height % p or width % p:
+            raise InputError(f"patch size {p} does not divide an image of {height}x{width} pixels")
+        small = (b, min(height, _PIXELS), min(width, _PIXELS), channels)
+        reduced = jax.image.resize(images, small, "linear").reshape(b, -1)
+        return PixelOutput(reduced, einops.rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p))
+
+
+def pixels_like(encoder: Encoder, size: int) -> Encoder:
+    """Return bare pixels as an encoder with as large patches as another's has on images of `size` pixels."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    count = jax.eval_shape(encoder.model, encoder.params, images).patches.shape[1]
+    return Encoder(Pixels(size // round(count**0.5)), {})  # type: ignore[arg-type]

@@ -16,13 +16,43 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ssljax.errors import InputError
+from ssljax.evaluate.encoders import POOLS, pooled
+from ssljax.evaluate.labelled import described, labelled_pair
+from ssljax.evaluate.result import Result
 from ssljax.mesh import local_rows, replicate, shard_batch, to_mesh
+from ssljax.objectives.base import Encoder
 
 NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 """(images uint8 [b, s, s, 3], labels int [b]); b is the same for all batches, but for a shorter last one."""
+
+
+class KNN:
+    """k-NN accuracy, "knn_10" to "knn_200", on frozen features of labelled images.
+
+    Args:
+        train: A prepared set of labelled images to find neighbours among.
+        test: Another with the same classes.
+        size: Side of the images in pixels.
+        batch_size: Images encoded at once.
+        pool: What stands for an image, see `pooled`.
+
+    Raises:
+        InputError: The data cannot be used, or `pool` is unknown.
+    """
+
+    def __init__(self, *, train: str, test: str, size: int, batch_size: int = 256, pool: str = "features") -> None:
+        if pool not in POOLS:
+            raise InputError(f"pool is {pool!r}; give one of {', '.join(POOLS)}.")
+        self.size, self._pool = size, pool
+        self._pair = labelled_pair(train=train, test=test, size=size, batch_size=batch_size)
+        self.data = described(train=self._pair[0], test=self._pair[1])
+
+    def __call__(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Result:
+        """Return the accuracies."""
+        return Result(knn(lambda images: pooled(encoder, images, self._pool), *self._pair, mesh))
 
 
 class Nearest(NamedTuple):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -39,7 +42,7 @@ def export_encoder(encoder: Encoder, output: Path, *, format: str = "dino", chec
         raise InputError(f"format {format!r} is unknown: use one of {', '.join(FORMATS)}")
     if check:
         need_torch("--check")
-    save(state_dict(encoder), output)
+    save(state_dict(encoder), output, {"ssljax": json.dumps(arguments_of(encoder.model.abstract))})
     if check:
         difference = checking.largest_difference(output, encoder)
         print(f"largest difference between PyTorch's features from {output} and ours: {difference:.1e}")
@@ -55,8 +58,15 @@ def state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
     return names.vit_to_torch(params)
 
 
-def save(state: dict[str, np.ndarray], path: Path) -> None:
-    """Write a state dict as .safetensors or .pth, under another name until it is whole.
+def arguments_of(vit: Any) -> dict[str, Any]:
+    """Return the arguments that make a ViT again for the weights of `state_dict`, whose positions are learned ones."""
+    shape = ("image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "mlp", "registers", "layer_scale")
+    rest = ("mask_token", "norm_eps", "position_offset", "position_antialias")
+    return {name: getattr(vit, name) for name in (*shape, *rest)}
+
+
+def save(state: dict[str, np.ndarray], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as .safetensors, with metadata, or .pth, under another name until it is whole.
 
     Raises:
         InputError: If the suffix is neither, the file can't be written, or .pth is asked for without PyTorch.
@@ -72,7 +82,7 @@ def save(state: dict[str, np.ndarray], path: Path) -> None:
 
             torch.save({name: torch.tensor(array) for name, array in state.items()}, partial)
         else:
-            save_file(state, partial, metadata={"format": "pt"})
+            save_file(state, partial, metadata={"format": "pt", **(metadata or {})})
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written: {error}") from error

@@ -109,6 +109,7 @@ class ViT(nnx.Module):
         _check(depth, drop_path, positions, dtype, remat)
         self.image_size, self.patch_size = image_size, patch_size
         self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
+        self.mlp_ratio, self.mlp, self.layer_scale = mlp_ratio, mlp, layer_scale
         self.drop_path, self.norm_eps = drop_path, norm_eps
         self.dtype, self.remat = dtype, remat
         self.attention = implementation_of(attention, dtype, width // max(heads, 1))

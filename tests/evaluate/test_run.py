@@ -12,7 +12,7 @@ from ssljax.cli import main
 from ssljax.data.images import Images
 from ssljax.errors import InputError
 from ssljax.evaluate.knn import knn
-from ssljax.evaluate.periodic import labelled_pair
+from ssljax.evaluate.labelled import labelled_pair
 from ssljax.mesh import make_mesh
 from ssljax.ops.augment import normalise
 from ssljax.train import train
@@ -79,8 +79,8 @@ def test_the_verb_agrees_with_the_run_and_with_features_by_hand(data, runs, caps
     said = capsys.readouterr().out
     assert "| trained " in said and "| random initialisation " in said and "| pixels " in said
     record = json.loads((workdir / "evaluate" / "knn.json").read_text())
-    assert (record["protocol"], record["step"], record["size"]) == ("knn", 6, 32)
-    assert record["train"]["images"] == 42 and record["test"]["images"] == 15
+    assert (record["protocol"], record["step"], record["arguments"]["size"]) == ("knn", 6, 32)
+    assert record["data"]["train"]["images"] == 42 and record["data"]["test"]["images"] == 15
     last = {name: value for name, value in lines(workdir)[6].items() if name.startswith("knn_")}
     assert record["results"]["trained"] == last
     assert record["results"]["trained"] != record["results"]["random initialisation"] or len(set(last.values())) == 1
@@ -101,7 +101,7 @@ def test_an_older_checkpoint_and_another_size(data, runs):
     arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--step", "3", "--size", "40"]
     assert main(["evaluate", "knn", "--workdir", str(workdir), *arguments]) == 0
     record = json.loads((workdir / "evaluate" / "knn.json").read_text())
-    assert (record["step"], record["size"], list(record["results"])) == (3, 40, ["trained"])
+    assert (record["step"], record["arguments"]["size"], list(record["results"])) == (3, 40, ["trained"])
 
 
 @pytest.mark.parametrize(

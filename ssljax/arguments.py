@@ -1,0 +1,135 @@
+"""What `ssljax VERB` takes: the parsers of all verbs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
+    parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    for add in (_train, _prepare, _export, _evaluate, _show, _report):
+        add(verbs)
+    return parser
+
+
+def _train(verbs: Any) -> None:
+    train = verbs.add_parser("train", help="train, or continue the run in --workdir", allow_abbrev=False)
+    _add_config(train)
+    train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    train.add_argument("--coordinator", help="HOST:PORT of process 0, for a run of several processes")
+    train.add_argument("--processes", type=int, help="number of processes")
+    train.add_argument("--process", type=int, help="number of this process, from 0")
+    train.add_argument(
+        "--distributed", action="store_true", help="several processes, found by jax.distributed (Slurm, TPU pods, MPI)"
+    )
+    train.set_defaults(verb="train")
+
+
+def _prepare(verbs: Any) -> None:
+    prepare = verbs.add_parser("prepare", help="turn videos and images into training records", allow_abbrev=False)
+    prepare.add_argument("kind", choices=["video", "images", "walking-tours"], help="what to prepare")
+    prepare.add_argument("rest", nargs=argparse.REMAINDER)
+    prepare.set_defaults(verb="prepare")
+
+
+def _export(verbs: Any) -> None:
+    export = verbs.add_parser("export", help="write a run's encoder for PyTorch", allow_abbrev=False)
+    _add_run(export)
+    export.add_argument("--format", default="dino", choices=["dino"], help="whose parameter names")
+    export.add_argument(
+        "--output", type=Path, required=True, help="FILE.safetensors, or FILE.pth where torch is installed"
+    )
+    export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
+    export.set_defaults(verb="export")
+
+
+def _evaluate(verbs: Any) -> None:
+    evaluate = verbs.add_parser("evaluate", help="measure what an encoder has learnt", allow_abbrev=False)
+    protocols = evaluate.add_subparsers(required=True, metavar="PROTOCOL", dest="protocol")
+    for name, (description, add) in PROTOCOLS.items():
+        protocol = protocols.add_parser(name, help=description, description=description, allow_abbrev=False)
+        subject = protocol.add_argument_group("what is evaluated")
+        subject.add_argument("--workdir", type=Path, help="folder of a run")
+        subject.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
+        subject.add_argument("--weights", type=Path, metavar="FILE", help="instead of a run, a file of ssljax export")
+        subject.add_argument("--baselines", action="store_true", help="also at random initialisation, and bare pixels")
+        subject.add_argument(
+            "--output", type=Path, metavar="FILE.json", help="results (default: evaluate/PROTOCOL.json in the folder)"
+        )
+        add(protocol.add_argument_group("the protocol"))
+        protocol.set_defaults(verb="evaluate")
+
+
+def _knn(group: Any) -> None:
+    _add_labelled(group, "find neighbours among", "classify")
+    group.add_argument(
+        "--pool",
+        default="features",
+        choices=["features", "mean"],
+        help="the encoder's own vector, CLS for a ViT, or the mean of its patch tokens (default: %(default)s)",
+    )
+
+
+def _add_labelled(group: Any, train: str, test: str) -> None:
+    group.add_argument("--train", required=True, metavar="DIR", help=f"prepared labelled images to {train}")
+    group.add_argument("--test", required=True, metavar="DIR", help=f"prepared labelled images to {test}")
+    group.add_argument("--size", type=int, metavar="PIXELS", help="side of images (default: what was trained on)")
+    group.add_argument("--batch-size", type=int, default=256, help="images encoded at once (default: %(default)s)")
+
+
+PROTOCOLS = {"knn": ("k nearest neighbours among labelled images", _knn)}
+"""What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""
+
+
+def _show(verbs: Any) -> None:
+    show = verbs.add_parser("show", help="draw what a config does, or what a run has learnt", allow_abbrev=False)
+    pictures = show.add_subparsers(required=True, metavar="PICTURE")
+    views = pictures.add_parser("views", help="what the student and the teacher see", allow_abbrev=False)
+    _add_config(views)
+    views.add_argument("--output", type=Path, default=Path("views.png"), help="PNG file (default: %(default)s)")
+    views.add_argument("--samples", type=int, default=2, help="clips or images drawn (default: %(default)s)")
+    views.set_defaults(verb="show_views")
+
+    reconstructions = pictures.add_parser(
+        "reconstructions", help="what a masked autoencoder predicts of hidden patches", allow_abbrev=False
+    )
+    _add_run(reconstructions)
+    reconstructions.add_argument(
+        "--output", type=Path, help="PNG file (default: reconstructions.png in the run's folder)"
+    )
+    reconstructions.add_argument("--count", type=int, default=9, help="samples drawn (default: %(default)s)")
+    reconstructions.set_defaults(verb="show_reconstructions")
+
+
+def _report(verbs: Any) -> None:
+    report = verbs.add_parser("report", help="write a run's page: curves, tracks, numbers", allow_abbrev=False)
+    _add_run(report)
+    report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
+    report.add_argument("--seconds", type=float, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")
+    report.add_argument("--link", type=Path, nargs="*", default=[], help="files to link from the page")
+    report.set_defaults(verb="report")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="config file, packaged recipe or import path; --config.KEY=VALUE overrides one value",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")

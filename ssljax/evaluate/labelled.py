@@ -1,0 +1,34 @@
+"""The two sets of labelled images that a protocol learns from and is measured on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssljax.data.images import Labelled
+from ssljax.errors import InputError
+
+
+def labelled_pair(*, train: str, test: str, size: int, batch_size: int = 256) -> tuple[Labelled, Labelled]:
+    """Return two prepared sets of labelled images with the same classes.
+
+    Raises:
+        InputError: One cannot be used, or their classes differ.
+    """
+    for name, place in (("train", train), ("test", test)):
+        if not place:
+            raise InputError(f"No {name} set of labelled images is named; give prepared folders as train and test.")
+    first, second = (Labelled(place, size=size, batch_size=batch_size) for place in (train, test))
+    if first.classes != second.classes:
+        one, other = (", ".join(labelled.classes[:5]) for labelled in (first, second))
+        raise InputError(
+            f"{train} has the classes {one}, ... and {test} has {other}, ...; give two parts of one data set."
+        )
+    return first, second
+
+
+def described(**sets: Labelled) -> dict[str, Any]:
+    """Return what a record of results says of its data."""
+    return {
+        name: {"data": labelled.source.where, "images": len(labelled), "checksum": labelled.checksum}
+        for name, labelled in sets.items()
+    }
