@@ -38,7 +38,7 @@ def _train(verbs: Any) -> None:
 
 def _prepare(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="turn videos and images into training records", allow_abbrev=False)
-    prepare.add_argument("kind", choices=["video", "images", "walking-tours"], help="what to prepare")
+    prepare.add_argument("kind", choices=["video", "images", "walking-tours", "davis"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(verb="prepare")
 
@@ -143,11 +143,26 @@ def _add_labelled(group: Any, train: str, test: str, *, batch_size: int = 256) -
     group.add_argument("--batch-size", type=int, default=batch_size, help="images at once (default: %(default)s)")
 
 
+def _davis(group: Any) -> None:
+    group.add_argument("--data", required=True, metavar="DIR", help="what ssljax prepare davis made")
+    group.add_argument("--sequences", nargs="+", default=(), metavar="NAME", help="only these (default: all)")
+    group.add_argument("--masks", default="", metavar="DIR", help="new folder for the first encoder's masks, as PNGs")
+    group.add_argument("--size", type=int, default=480, help="shorter side of frames in pixels (default: %(default)s)")
+    group.add_argument(
+        "--multiple", type=int, default=64, help="round the longer side down to multiples of (default: %(default)s)"
+    )
+    group.add_argument("--queue", type=int, default=7, help="frames before that are referred to (default: %(default)s)")
+    group.add_argument("--top-k", type=int, default=5, help="patches averaged (default: %(default)s)")
+    group.add_argument("--neighbourhood", type=int, default=12, help="by how many patches off (default: %(default)s)")
+    group.add_argument("--temperature", type=float, default=0.1, help="of their weights (default: %(default)s)")
+
+
 PROTOCOLS = {
     "knn": ("k nearest neighbours among labelled images", _knn),
     "linear": ("linear classifiers on frozen features, of many learning rates at once", _linear),
     "attentive": ("cross-attention and a linear classifier on frozen tokens", _attentive),
     "finetune": ("the whole ViT trained further, with a linear classifier", _finetune),
+    "davis": ("segment videos from the first frame's masks", _davis),
 }
 """What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""
 

@@ -22,6 +22,7 @@ from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.evaluate.attentive import Attentive
+from ssljax.evaluate.davis import Davis
 from ssljax.evaluate.encoders import check_size
 from ssljax.evaluate.finetune import FineTune
 from ssljax.evaluate.knn import KNN
@@ -52,7 +53,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": {"attentive": Attentive, "finetune": FineTune, "knn": KNN, "linear": Linear},
+    "evaluate": {"attentive": Attentive, "davis": Davis, "finetune": FineTune, "knn": KNN, "linear": Linear},
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }

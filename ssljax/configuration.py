@@ -52,7 +52,9 @@ def evaluate() -> ConfigDict:
         augment=False,
         seed=0,
     )
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear))
+    nearest = dict(queue=7, top_k=5, neighbourhood=12, temperature=0.1)
+    davis = dict(data="", sequences=(), size=480, multiple=64, **nearest)
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear, davis=davis))
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")

@@ -73,8 +73,8 @@ class Davis:
                 "give numbers of at least 1, and a temperature above 0."
             )
         self._set = MaskedSequences(data)
-        self.checksum = self._set.checksum
         self._sequences = _chosen(self._set, sequences)
+        self.data = {"data": data, "sequences": len(self._sequences), "checksum": self._set.checksum}
         if not masks and not any(sequence.scored for sequence in self._sequences):
             raise InputError(f"{data} has masks of first frames alone, so that nothing can be scored: name masks.")
         self._size, self._multiple, self._queue = size, multiple, queue

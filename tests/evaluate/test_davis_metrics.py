@@ -69,7 +69,8 @@ def test_equal_the_definitions_on_real_masks():
 
 def test_equal_the_official_toolkit():
     truth, guess = (
-        np.unpackbits(GOLDEN[name], axis=-1, count=int(GOLDEN["mask_width"])).astype(bool) for name in ("truth", "guess")
+        np.unpackbits(GOLDEN[name], axis=-1, count=int(GOLDEN["mask_width"])).astype(bool)
+        for name in ("truth", "guess")
     )
     j = np.array([region(*pair) for pair in zip(truth, guess, strict=True)])
     f = np.array([boundary(*pair) for pair in zip(truth, guess, strict=True)])

@@ -116,8 +116,6 @@ def test_a_lost_object_leaves_background():
 def test_memory_grows_with_the_rows_of_a_neighbourhood():
     """At 1080p and patches of 8 pixels every patch with every other would be 34 GB."""
     h, w, d, r = 135, 240, 384, 8
-    shapes = [
-        jax.ShapeDtypeStruct(shape, np.float32) for shape in ((r, h, w, d), (r, h, w, 3), (h, w, d))
-    ]
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((r, h, w, d), (r, h, w, 3), (h, w, d))]
     compiled = jax.jit(propagate).lower(*shapes, jax.ShapeDtypeStruct((r,), bool)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.6e9
