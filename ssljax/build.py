@@ -22,12 +22,16 @@ from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.evaluate.attentive import Attentive
+from ssljax.evaluate.correspondence import Correspondence
 from ssljax.evaluate.davis import Davis
+from ssljax.evaluate.discovery import Discovery
 from ssljax.evaluate.encoders import check_size
 from ssljax.evaluate.finetune import FineTune
 from ssljax.evaluate.knn import KNN
 from ssljax.evaluate.linear import Linear
+from ssljax.evaluate.linear_segmentation import LinearSegmentation
 from ssljax.evaluate.periodic import Periodic
+from ssljax.evaluate.segmentation import Segmentation
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -53,7 +57,17 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": {"attentive": Attentive, "davis": Davis, "finetune": FineTune, "knn": KNN, "linear": Linear},
+    "evaluate": {
+        "attentive": Attentive,
+        "correspondence": Correspondence,
+        "davis": Davis,
+        "discovery": Discovery,
+        "finetune": FineTune,
+        "knn": KNN,
+        "linear": Linear,
+        "linear_segmentation": LinearSegmentation,
+        "segmentation": Segmentation,
+    },
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }

@@ -214,7 +214,7 @@ def _write(folder: Path, sequence: MaskedSequence, masks: UInt8[np.ndarray, "t h
     place = folder / sequence.name
     place.mkdir(parents=True)
     for name, mask in zip(sequence.frames, masks, strict=True):
-        image = Image.fromarray(mask * 255 if sequence.binary else mask)
+        picture = Image.fromarray(mask * 255 if sequence.binary else mask)
         if palette and not sequence.binary:
-            image.putpalette(palette)
-        image.save(place / f"{name}.png")
+            picture.putpalette(palette)
+        picture.save(place / f"{name}.png")

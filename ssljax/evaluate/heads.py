@@ -75,11 +75,11 @@ def fit(
 
 
 class Batch(NamedTuple):
-    """Test images on the mesh, filled up with images whose label is -1; `count` is the number of the others."""
+    """Test images on the mesh, filled up with images whose label is -1; `real` is the number of the others."""
 
     images: Any
     labels: Int[Array, " b"]
-    count: int
+    real: int
 
 
 def padded_batches(labelled: Batches, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
@@ -108,7 +108,7 @@ def share_right(logits: Callable[[Any], Array], labelled: Batches, mesh: jax.sha
     with jax.set_mesh(mesh):
         for batch in padded_batches(labelled, mesh):
             right.append(hits(logits(batch.images), batch.labels))
-            count += batch.count
+            count += batch.real
     return np.asarray(np.sum(jax.device_get(right), axis=0) / count)
 
 
@@ -247,5 +247,5 @@ def encoded(extract: Callable[[Any], Any], labelled: Labelled, mesh: jax.shardin
     whole = jax.jit(replicate)
     with jax.set_mesh(mesh):
         return np.concatenate(
-            [jax.device_get(whole(extract(batch.images)))[: batch.count] for batch in padded_batches(labelled, mesh)]
+            [jax.device_get(whole(extract(batch.images)))[: batch.real] for batch in padded_batches(labelled, mesh)]
         )

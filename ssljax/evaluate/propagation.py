@@ -121,8 +121,8 @@ def propagate(
         shares = jax.lax.dynamic_slice_in_dim(labels, top, band, axis=1).reshape(len(features), -1)
         cosines = jnp.matmul(target[number], features.T, precision=_PRECISION)
         near = jnp.abs(top + jnp.arange(band) - number) <= neighbourhood
-        near = valid[None, :, None, None] & near[None, None, :, None] & beside[:, None, None, :]
-        cosines = jnp.where(near.reshape(cosines.shape), cosines, -jnp.inf)
+        compared = valid[None, :, None, None] & near[None, None, :, None] & beside[:, None, None, :]
+        cosines = jnp.where(compared.reshape(cosines.shape), cosines, -jnp.inf)
         # Seen through, the slices of a top-k are compiled into a sort of everything on CPUs: six times the time of all.
         nearest = jax.lax.optimization_barrier(jax.lax.top_k(cosines, min(top_k, len(features)))[0])
         # Relative to the nearest: the same weights, and nothing overflows.

@@ -43,7 +43,7 @@ def mix(
     share = jax.random.beta(mixing, mixup, mixup) if mixup else jnp.ones(())
     blended = share * images + (1.0 - share) * images[::-1]
     if cutmix:
-        inside = cut_mask(jax.random.beta(cutting, cutmix, cutmix), place, images.shape[1:3])
+        inside = cut_mask(jax.random.beta(cutting, cutmix, cutmix), place, (images.shape[1], images.shape[2]))
         cut = (jax.random.uniform(which) < 0.5) if mixup else jnp.asarray(True)
         blended = jnp.where(cut, jnp.where(inside[None, :, :, None], images[::-1], images), blended)
         share = jnp.where(cut, 1.0 - jnp.mean(inside), share)

@@ -156,7 +156,7 @@ def test_shares(devices):
     batches = [(numbers[i : i + 20], LABELS[i : i + 20]) for i in range(0, COUNT, 20)]
     found = share_right(lambda images: jnp.asarray(logits)[:, images], batches, mesh)
     np.testing.assert_allclose(found, (logits.argmax(-1) == LABELS).mean(1), atol=1e-12)
-    assert [batch.count for batch in padded_batches(batches, mesh)] == [20] * 4 + [16]
+    assert [batch.real for batch in padded_batches(batches, mesh)] == [20] * 4 + [16]
     one = hits(jnp.asarray(logits[0]), to_mesh(mesh, LABELS, COUNT))
     assert int(one) == (logits[0].argmax(-1) == LABELS).sum()
 
