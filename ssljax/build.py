@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,52 +86,6 @@ class Restored(NamedTuple):
     config: ConfigDict
     objective: Objective
     state: step.TrainState
-
-
-COUNTS = (
-    "batch_size",
-    "epochs",
-    "samples_per_epoch",
-    "accumulate",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_best",
-    "log.every",
-    "loader.threads",
-    "loader.buffer",
-)
-"""Keys of every config whose values must be at least 1."""
-
-NUMBERS = ("seed", "loader.workers")
-"""Keys of every config whose values must be at least 0."""
-
-
-def check_numbers(config: ConfigDict) -> None:
-    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
-
-    Raises:
-        InputError: One is less than it may be, or not a number.
-    """
-    for name, value in _leaves(config.to_dict()):
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(f"config.{name} is {value}; give a finite number.")
-        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
-            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
-    for least, names in ((1, COUNTS), (0, NUMBERS)):
-        for name in names:
-            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-            if not value >= least:
-                raise InputError(f"config.{name} is {value}; give at least {least}.")
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of all that is not a section."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -284,7 +238,10 @@ def _arguments(config: ConfigDict, section: Mapping[str, Any]) -> dict[str, Any]
             if "schedule" in value:
                 constructor = _constructor("schedule", value.pop("schedule"))
                 _check(key, constructor, value)
-                value = constructor(**value)
+                try:
+                    value = constructor(**value)
+                except InputError as error:
+                    raise InputError(f"{key}: {error}") from error
         if key.endswith("epochs"):
             key, value = key.removesuffix("epochs") + "steps", _steps(config, value)
         arguments[key] = value
