@@ -22,19 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    config.data = ConfigDict(
-        {
-            "name": "frames",
-            "video": (),
-            "source": "records",
-            "stream": {"every": placeholder(int), "short_side": 540},
-            "size": 300,
-            "scale": (0.2, 1.0),
-            "seconds": (None, None),
-            "reuse": 1,
-            "bad_share": 0.001,
-        }
-    )
+    config.data = configuration.frames(size=300, scale=(0.2, 1.0))
     config.views = ConfigDict(
         {
             "name": "image_views",
@@ -112,8 +100,10 @@ def get_config(variant: str = "") -> ConfigDict:
 def images(config: ConfigDict) -> None:
     """Learn from images as the paper's ViT-S/16 does: views of 0.25 to 1 and 0.05 to 0.25, no clipping."""
     config.epochs = 300
-    # ratio None: the largest centred square, so that the views are cut once, not twice
-    config.data = ConfigDict({"name": "images", "data": (), "size": 320, "ratio": None, "bad_share": 0.001})
+    # no ratio: the largest centred square, so that the views are cut once, not twice
+    config.data = ConfigDict(
+        {"name": "images", "data": (), "size": 320, "ratio": placeholder(tuple), "bad_share": 0.001}
+    )
     config.objective.size = config.data.get_ref("size")
     config.views.update(global_scale=(0.25, 1.0), local_scale=(0.05, 0.25), locals=10)
     config.models.head.norm_last_layer = False

@@ -3,13 +3,15 @@
     ssljax train --config configs/dinov2.py --workdir runs/dinov2 --config.data.data=imagenet/
 
 Variants, after a colon: `vitl16`, the released vitl16_short as far as it goes here; `vitl14`, the paper's long recipe,
-with Sinkhorn-Knopp centring and a head of the patches' own; `cifar10`, a small network on 32 pixels for two CPU
-cores; `smoke`, two updates for tests. Neither the short recipe's layer-wise decay of the
-learning rate (0.9) nor its factor 0.2 for the patch embedding's is here; drop path grows with depth where the released
-code drops all blocks at the same rate; gradients are clipped by the norm of all, not of encoder and heads each.
+with Sinkhorn-Knopp centring and a head of the patches' own; `frames`, of videos (--config.data.video=venice/);
+`cifar10`, a small network on 32 pixels for two CPU cores; `smoke`, two updates for tests. Neither the short recipe's
+layer-wise decay of the learning rate (0.9) nor its factor 0.2 for the patch embedding's is here; drop path grows with
+depth where the released code drops all blocks at the same rate; gradients are clipped by the norm of all, not of
+encoder and heads each.
 """
 
 from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -25,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
     config.samples_per_epoch = batch * UPDATES_PER_EPOCH
 
-    config.data = ConfigDict(dict(name="images", data=(), size=320, ratio=None, bad_share=0.001))
+    config.data = ConfigDict(dict(name="images", data=(), size=320, ratio=placeholder(tuple), bad_share=0.001))
     config.views = ConfigDict(
         dict(
             name="image_views",
@@ -87,12 +89,16 @@ def get_config(variant: str = "") -> ConfigDict:
         config.models.encoder.update(size="l", drop_path=0.3)
     elif variant == "vitl14":
         vitl14(config)
+    elif variant == "frames":
+        frames(config)
     elif variant == "cifar10":
         cifar10(config)
     elif variant == "smoke":
         configuration.smoke(config)
     elif variant:
-        raise InputError(f"configs/dinov2.py has the variants vitl16, vitl14, cifar10 and smoke, not {variant!r}.")
+        raise InputError(
+            f"configs/dinov2.py has the variants vitl16, vitl14, frames, cifar10 and smoke, not {variant!r}."
+        )
     return config
 
 
@@ -120,6 +126,12 @@ def own_patch_head(config: ConfigDict) -> None:
     """Centre by Sinkhorn-Knopp, and give the patches a head of their own, as the head of CLS is now."""
     config.models.patch_head = config.models.head.copy_and_resolve_references()
     config.objective.centering = "sinkhorn"
+
+
+def frames(config: ConfigDict) -> None:
+    """Learn from single frames of videos: the views are cut from a random box of the frame."""
+    config.data = configuration.frames(size=320, scale=(0.2, 1.0))
+    config.objective.size = config.data.get_ref("size")
 
 
 def cifar10(config: ConfigDict) -> None:

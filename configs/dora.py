@@ -7,7 +7,6 @@ Variants, after a colon: `vitb16`; `demo`, minutes on a laptop; `smoke`, two upd
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -21,21 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 320_000
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    config.data = ConfigDict(
-        dict(
-            name="windows",
-            video=(),
-            source="records",
-            stream=dict(every=placeholder(int), short_side=540),
-            frames=8,
-            gap=1.0,
-            size=300,
-            scale=(0.2, 1.0),
-            seconds=(None, None),
-            reuse=1,
-            bad_share=0.001,
-        )
-    )
+    config.data = configuration.windows(frames=8, gap=1.0, size=300, scale=(0.2, 1.0))
     config.views = ConfigDict(
         dict(
             name="clip_views",

@@ -3,9 +3,9 @@
     ssljax train --config configs/mae.py --workdir runs/mae --config.data.data=imagenet/
     ssljax show reconstructions --workdir runs/mae
 
-Variants, after a colon: `vitl16` and `vith14`, 1600 epochs; `video`, windows of frames masked in tubes as in VideoMAE
-(Tong et al., NeurIPS 2022; --config.data.video=venice/); `cifar10`, minutes on a laptop; `smoke`, two updates for
-tests.
+Variants, after a colon: `vitl16` and `vith14`, 1600 epochs; `cifar10`, minutes on a laptop; `smoke`, two updates for
+tests. Of videos (--config.data.video=venice/) learn `frames`, from single ones, and `video`, from windows of frames
+masked in tubes as in VideoMAE (Tong et al., NeurIPS 2022).
 """
 
 from ml_collections import ConfigDict
@@ -23,8 +23,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    # ratio None: the largest centred square, so that the view is cut once, not twice
-    config.data = ConfigDict(dict(name="images", data=(), size=320, ratio=None, bad_share=0.001))
+    # no ratio: the largest centred square, so that the view is cut once, not twice
+    config.data = ConfigDict(dict(name="images", data=(), size=320, ratio=placeholder(tuple), bad_share=0.001))
     config.views = ConfigDict(dict(name="crop_view", size=224, scale=(0.2, 1.0)))
     encoder = dict(
         name="vit",
@@ -63,6 +63,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant in ("vitl16", "vith14"):
         config.models.encoder.update(size=variant[3], patch_size=int(variant[4:]))
         config.epochs = 1600
+    elif variant == "frames":
+        frames(config)
     elif variant == "video":
         video(config)
     elif variant == "cifar10":
@@ -70,28 +72,23 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "smoke":
         configuration.smoke(config)
     elif variant:
-        raise InputError(f"configs/mae.py has the variants vitl16, vith14, video, cifar10 and smoke, not {variant!r}.")
+        raise InputError(
+            f"configs/mae.py has the variants vitl16, vith14, frames, video, cifar10 and smoke, not {variant!r}."
+        )
     return config
+
+
+def frames(config: ConfigDict) -> None:
+    """Learn from single frames of videos."""
+    config.data = configuration.frames(size=256, scale=(0.2, 1.0))
+    config.objective.size = config.data.get_ref("size")
+    config.views.scale = (1.0, 1.0)  # the loader's box is the crop; the view is resized and perhaps mirrored
 
 
 def video(config: ConfigDict) -> None:
     """Learn from windows of 8 frames, a third of a second apart."""
     config.batch_size, config.samples_per_epoch = 1024, 320_000
-    config.data = ConfigDict(
-        dict(
-            name="windows",
-            video=(),
-            source="records",
-            stream=dict(every=placeholder(int), short_side=540),
-            frames=8,
-            gap=1 / 3,
-            size=256,
-            scale=(0.2, 1.0),
-            seconds=(None, None),
-            reuse=1,
-            bad_share=0.001,
-        )
-    )
+    config.data = configuration.windows(frames=8, gap=1 / 3, size=256, scale=(0.2, 1.0))
     config.views.scale = (1.0, 1.0)  # the loader's box is the crop; the view is resized and perhaps mirrored
     config.models.decoder.update(hidden=384, depth=4, heads=6)
     config.objective.frames, config.objective.size = config.data.get_ref("frames"), config.data.get_ref("size")

@@ -2,11 +2,13 @@
 
     ssljax train --config configs/simclr.py --workdir runs/simclr --config.data.data=imagenet/
 
-Variants, after a colon: `cifar10`, a small network on 32 pixels that learns in minutes on a CPU; `smoke`, two updates
-for tests. The projector is the one of section 4.2: 2048-2048-128, a batch norm after each layer.
+Variants, after a colon: `frames`, of videos (--config.data.video=venice/); `cifar10`, a small network on 32 pixels that
+learns in minutes on a CPU; `smoke`, two updates for tests. The projector is the one of section 4.2: 2048-2048-128, a
+batch norm after each layer.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -20,8 +22,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.samples_per_epoch = 1_281_167
     batch, epochs = config.get_ref("batch_size"), config.get_ref("epochs")
 
-    # ratio None: the largest centred square, so that the views are cut once, not twice
-    config.data = ConfigDict({"name": "images", "data": (), "size": 320, "ratio": None})
+    # no ratio: the largest centred square, so that the views are cut once, not twice
+    config.data = ConfigDict(
+        {"name": "images", "data": (), "size": 320, "ratio": placeholder(tuple), "bad_share": 0.001}
+    )
     config.views = ConfigDict(
         {
             "name": "image_views",
@@ -74,13 +78,21 @@ def get_config(variant: str = "") -> ConfigDict:
             "trust_coefficient": 0.001,
         }
     )
-    if variant == "cifar10":
+    if variant == "frames":
+        frames(config)
+    elif variant == "cifar10":
         cifar10(config)
     elif variant == "smoke":
         configuration.smoke(config)
     elif variant:
-        raise InputError(f"configs/simclr.py has the variants cifar10 and smoke, not {variant!r}.")
+        raise InputError(f"configs/simclr.py has the variants frames, cifar10 and smoke, not {variant!r}.")
     return config
+
+
+def frames(config: ConfigDict) -> None:
+    """Learn from single frames of videos: the views are cut from a random box of the frame."""
+    config.data = configuration.frames(size=320, scale=(0.2, 1.0))
+    config.objective.size = config.data.get_ref("size")
 
 
 def cifar10(config: ConfigDict) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.imageset import Source
-from data_prep.pictures import ENDINGS, Picture, to_picture
+from data_prep.pictures import ENDINGS, BadImage, Picture, to_picture
 from ssljax.errors import InputError
 
 
@@ -53,7 +53,7 @@ def _search(folder: Path) -> Found:
         for file in files:
             path = Path(place, file)
             if path.suffix.lower() in ENDINGS and not file.startswith("."):
-                images[path.relative_to(folder).as_posix()] = path.stat().st_size
+                images[path.relative_to(folder).as_posix()] = 0 if _leads_nowhere(path) else path.stat().st_size
             else:
                 others[path.suffix or file] += 1
     return Found(dict(sorted(images.items())), others)
@@ -69,4 +69,11 @@ def _labels(names: list[str]) -> tuple[list[str], list[int] | None]:
 
 
 def _picture(folder: Path, names: list[str], short_side: int | None, quality: int, number: int) -> Picture:
-    return to_picture((folder / names[number]).read_bytes(), short_side=short_side, quality=quality)
+    path = folder / names[number]
+    if _leads_nowhere(path):
+        raise BadImage("it is a link to nothing")
+    return to_picture(path.read_bytes(), short_side=short_side, quality=quality)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()

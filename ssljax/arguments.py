@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ssljax.evaluation_arguments import PROTOCOLS
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -38,7 +40,7 @@ def _train(verbs: Any) -> None:
 
 def _prepare(verbs: Any) -> None:
     prepare = verbs.add_parser("prepare", help="turn videos and images into training records", allow_abbrev=False)
-    prepare.add_argument("kind", choices=["video", "images", "walking-tours"], help="what to prepare")
+    prepare.add_argument("kind", choices=["video", "images", "walking-tours", "davis"], help="what to prepare")
     prepare.add_argument("rest", nargs=argparse.REMAINDER)
     prepare.set_defaults(verb="prepare")
 
@@ -69,117 +71,6 @@ def _evaluate(verbs: Any) -> None:
         )
         add(protocol.add_argument_group("the protocol"))
         protocol.set_defaults(verb="evaluate")
-
-
-def _knn(group: Any) -> None:
-    _add_labelled(group, "find neighbours among", "classify")
-    _add_pool(group)
-
-
-def _segmentation(group: Any) -> None:
-    _add_masks(group, "fill the memory", 8)
-    group.add_argument("--memory", type=int, default=1_024_000, help="patches in it (default: %(default)s)")
-    group.add_argument("--neighbours", type=int, default=30, help="of them asked (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0.02, help="of their votes (default: %(default)s)")
-
-
-def _linear_segmentation(group: Any) -> None:
-    _add_masks(group, "train the head", 16)
-    group.add_argument("--steps", type=int, default=40_000, help="updates of the head (default: %(default)s)")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="the largest (default: %(default)s)")
-    group.add_argument("--weight-decay", type=float, default=1e-4, help="(default: %(default)s)")
-
-
-def _add_masks(group: Any, train: str, batch_size: int) -> None:
-    for name, purpose in (("--train", train), ("--test", "be segmented")):
-        group.add_argument(
-            name,
-            required=True,
-            metavar="PLACE",
-            help=f"images that {purpose}: a list of VOC, or DIR/images with PNG masks in DIR/masks or DIR/annotations",
-        )
-    group.add_argument("--classes", type=int, required=True, help="their number, without what is ignored")
-    group.add_argument(
-        "--labels",
-        default="index",
-        choices=["index", "from_one", "binary"],
-        help="values of masks: classes from 0, 255 ignored; classes from 1, 0 ignored (ADE20K); above 0 is the object",
-    )
-    _add_size(group, batch_size)
-
-
-def _discovery(group: Any) -> None:
-    group.add_argument(
-        "--data",
-        required=True,
-        metavar="PLACE",
-        help="a list of VOC such as ImageSets/Main/trainval.txt, or DIR/images with PNG masks in DIR/masks",
-    )
-    group.add_argument("--binary", action="store_true", help="all values above 0 of a mask are one object")
-    group.add_argument("--short-side", type=int, default=0, metavar="PIXELS", help="(default: images stay as they are)")
-    group.add_argument("--neighbours", type=int, default=100, help="patches a seed may be joined by (%(default)s)")
-    group.add_argument("--batch-size", type=int, default=8, help="images encoded at once (default: %(default)s)")
-
-
-def _correspondence(group: Any) -> None:
-    group.add_argument("--data", required=True, metavar="DIR", help="pairs, such as SPair-71k/PairAnnotation/test")
-    _add_size(group, 16)
-
-
-def _retrieval(group: Any) -> None:
-    group.add_argument("--data", required=True, metavar="DIR", help="prepared labelled images")
-    _add_size(group, 256)
-    _add_pool(group)
-
-
-def _revisited(group: Any) -> None:
-    group.add_argument("--data", required=True, metavar="FILE.json", help="ground truth, beside the folder jpg")
-    _add_size(group, 64)
-    _add_pool(group)
-
-
-def _clips(group: Any) -> None:
-    for name in ("--train", "--test"):
-        group.add_argument(name, required=True, metavar="LIST", help="of UCF-101 (.txt) or Kinetics (.csv)")
-    group.add_argument("--videos", required=True, metavar="DIR", help="folder of the videos that the lists name")
-    group.add_argument("--frames", type=int, default=8, help="of each video, evenly spread (default: %(default)s)")
-    _add_size(group, 32)
-    _add_pool(group)
-
-
-def _add_labelled(group: Any, train: str, test: str) -> None:
-    group.add_argument("--train", required=True, metavar="DIR", help=f"prepared labelled images to {train}")
-    group.add_argument("--test", required=True, metavar="DIR", help=f"prepared labelled images to {test}")
-    _add_size(group, 256)
-
-
-def _add_size(group: Any, batch_size: int) -> None:
-    group.add_argument("--size", type=int, metavar="PIXELS", help="side of images (default: what was trained on)")
-    group.add_argument(
-        "--batch-size", type=int, default=batch_size, help="images encoded at once (default: %(default)s)"
-    )
-
-
-def _add_pool(group: Any) -> None:
-    group.add_argument(
-        "--pool",
-        default="features",
-        choices=["features", "mean"],
-        help="the encoder's own vector, CLS for a ViT, or the mean of its patch tokens (default: %(default)s)",
-    )
-
-
-PROTOCOLS = {
-    "knn": ("k nearest neighbours among labelled images", _knn),
-    "segmentation": ("segmentation by the nearest labelled patches", _segmentation),
-    "linear_segmentation": ("segmentation by a linear head that is trained", _linear_segmentation),
-    "discovery": ("objects without labels (LOST): CorLoc", _discovery),
-    "correspondence": ("the same points of other objects (SPair-71k): PCK", _correspondence),
-    "retrieval": ("images of the same class: mean average precision and recall", _retrieval),
-    "revisited": ("landmarks of the revisited Oxford and Paris: mean average precision", _revisited),
-    "clips": ("k nearest neighbours among labelled videos", _clips),
-}
-"""What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""
 
 
 def _show(verbs: Any) -> None:

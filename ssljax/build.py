@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,19 @@ from ssljax.data.images import Images
 from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
+from ssljax.evaluate.attentive import Attentive
+from ssljax.evaluate.clips import Clips
+from ssljax.evaluate.correspondence import Correspondence
+from ssljax.evaluate.davis import Davis
+from ssljax.evaluate.discovery import Discovery
 from ssljax.evaluate.encoders import check_size
+from ssljax.evaluate.finetune import FineTune
+from ssljax.evaluate.knn import KNN
+from ssljax.evaluate.linear import Linear
+from ssljax.evaluate.linear_segmentation import LinearSegmentation
 from ssljax.evaluate.periodic import Periodic
-from ssljax.evaluate.protocols import PROTOCOLS
+from ssljax.evaluate.retrieval import Retrieval, Revisited
+from ssljax.evaluate.segmentation import Segmentation
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -49,7 +59,20 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "views": {"clip_views": clip_views, "crop_view": crop_view, "image_views": image_views},
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
-    "evaluate": PROTOCOLS,
+    "evaluate": {
+        "attentive": Attentive,
+        "clips": Clips,
+        "correspondence": Correspondence,
+        "davis": Davis,
+        "discovery": Discovery,
+        "finetune": FineTune,
+        "knn": KNN,
+        "linear": Linear,
+        "linear_segmentation": LinearSegmentation,
+        "retrieval": Retrieval,
+        "revisited": Revisited,
+        "segmentation": Segmentation,
+    },
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},
 }
@@ -68,52 +91,6 @@ class Restored(NamedTuple):
     config: ConfigDict
     objective: Objective
     state: step.TrainState
-
-
-COUNTS = (
-    "batch_size",
-    "epochs",
-    "samples_per_epoch",
-    "accumulate",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_best",
-    "log.every",
-    "loader.threads",
-    "loader.buffer",
-)
-"""Keys of every config whose values must be at least 1."""
-
-NUMBERS = ("seed", "loader.workers")
-"""Keys of every config whose values must be at least 0."""
-
-
-def check_numbers(config: ConfigDict) -> None:
-    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
-
-    Raises:
-        InputError: One is less than it may be, or not a number.
-    """
-    for name, value in _leaves(config.to_dict()):
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(f"config.{name} is {value}; give a finite number.")
-        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
-            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
-    for least, names in ((1, COUNTS), (0, NUMBERS)):
-        for name in names:
-            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
-            if not value >= least:
-                raise InputError(f"config.{name} is {value}; give at least {least}.")
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of all that is not a section."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -184,12 +161,14 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     for name in names if every > 0 else ():
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
-        arguments = section[name]
+        arguments, encoder = section[name], image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0)))
         if arguments.get("size", 1) is None:
             arguments["size"] = image_size(config)
         if "size" in arguments:
-            check_size(image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0))), arguments["size"])
+            check_size(encoder, arguments["size"])
         protocols[name] = _constructor("evaluate", name)(**arguments)
+        if hasattr(protocols[name], "check"):
+            protocols[name].check(encoder, devices)
     return Periodic(protocols, built, devices, every=every)
 
 
@@ -264,7 +243,10 @@ def _arguments(config: ConfigDict, section: Mapping[str, Any]) -> dict[str, Any]
             if "schedule" in value:
                 constructor = _constructor("schedule", value.pop("schedule"))
                 _check(key, constructor, value)
-                value = constructor(**value)
+                try:
+                    value = constructor(**value)
+                except InputError as error:
+                    raise InputError(f"{key}: {error}") from error
         if key.endswith("epochs"):
             key, value = key.removesuffix("epochs") + "steps", _steps(config, value)
         arguments[key] = value

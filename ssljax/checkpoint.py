@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,19 @@ class Record(NamedTuple):
     config: dict[str, Any]
 
 
+def check_best_metric(name: str, reported: Collection[str]) -> None:
+    """Check that the metric which ranks checkpoints, if there is one, is among those that a run reports.
+
+    Raises:
+        InputError: It is not.
+    """
+    if name and name not in reported:
+        raise InputError(
+            f"checkpoint.best_metric is {name!r}, which this run does not report; give one of "
+            f"{', '.join(sorted(reported))}."
+        )
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background under a temporary name and renamed when complete."""
 
@@ -40,7 +54,7 @@ class Checkpoints:
         Args:
             directory: `checkpoints/` of a run.
             keep: The latest ones kept.
-            best_metric: Name of a metric by which more are kept; none by default.
+            best_metric: Name of a metric by which more are kept, of those saved with it; none by default.
             best_mode: "min" or "max": which value of it is the best.
             keep_best: How many of the best are kept.
 
@@ -50,16 +64,19 @@ class Checkpoints:
         if best_mode not in ("min", "max"):
             raise InputError(f'checkpoint.best_mode is {best_mode!r}; give "min" or "max".')
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
+        worst = math.inf if best_mode == "min" else -math.inf  # what was saved when another metric ranked
+        rank = (lambda metrics: metrics.get(best_metric, worst)) if best_metric else None
         if best_metric:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
+                    get_metric_fn=rank,
                     reverse=best_mode == "min",
                     n=keep_best,
                     keep_checkpoints_without_metrics=False,
                 )
             )
         options = ocp.CheckpointManagerOptions(
+            best_fn=rank,  # without it no metric is stored, and the next process would forget the best
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
@@ -75,23 +92,21 @@ class Checkpoints:
     def save(self, step: int, state: Any, record: Record, metrics: Mapping[str, float]) -> None:
         """Start to save; the arrays may be donated once this returns. Does nothing where `step` is already saved.
 
+        Where `metrics` lack the one that ranks checkpoints, or it is not finite, this is kept as the latest alone.
+
         Raises:
             InputError: This save, or the one before it, cannot be written; older checkpoints are intact.
         """
         if step in self._manager.all_steps():
             return
-        if self._best_metric and self._best_metric not in metrics:
-            raise InputError(
-                f"checkpoint.best_metric is {self._best_metric!r}, which this run does not report; "
-                f"give one of {', '.join(sorted(metrics))}."
-            )
         items = ocp.args.Composite(
             **{
                 _STATE: ocp.args.StandardSave(state),
                 _RECORD: ocp.args.JsonSave({"format": FORMAT, **record._asdict()}),
             }
         )
-        kept = {self._best_metric: metrics[self._best_metric]} if self._best_metric else None
+        value = metrics.get(self._best_metric, math.nan)
+        kept = {self._best_metric: value} if math.isfinite(value) else None
         self._guarded(lambda: self._manager.save(step, args=items, metrics=kept, force=True))
 
     def wait(self) -> None:

@@ -78,7 +78,7 @@ def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.export import export_encoder
 
     run = build.restore(options.workdir, options.step)
-    encoder = run.objective.encoders(run.state.params, run.state.state)["image"]
+    encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
     export_encoder(encoder, options.output, format=options.format, check=options.check)
     print(f"wrote {options.output}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,15 +40,48 @@ def base() -> ConfigDict:
 
 def evaluate() -> ConfigDict:
     """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
-    knn = dict(train="", test="", size=placeholder(int), batch_size=256, pool="features")  # no size: that of the views
-    masks = dict(train="", test="", classes=21, size=placeholder(int), labels="index")
-    dense = dict(
-        segmentation=masks | dict(memory=1_024_000, batch_size=8),
+    images = dict(train="", test="", size=placeholder(int))  # no size: that of the views
+    knn = images | dict(batch_size=256, pool="features")
+    linear = images | dict(
+        batch_size=256,
+        recipe="dino",
+        epochs=10.0,
+        learning_rates=(),
+        n_blocks=placeholder(int),
+        average_patches=False,
+        augment=False,
+        seed=0,
+    )
+    nearest = dict(queue=7, top_k=5, neighbourhood=12, temperature=0.1)
+    davis = dict(data="", sequences=(), size=480, multiple=64, **nearest)
+    others = dict(
+        segmentation=images | dict(classes=21, labels="index", memory=1_024_000, batch_size=8),
         discovery=dict(data="", binary=False, short_side=0, batch_size=8),
         correspondence=dict(data="", size=placeholder(int), batch_size=16),
         retrieval=dict(data="", size=placeholder(int), batch_size=256, pool="features"),
     )
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, **dense))
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear, davis=davis, **others))
+
+
+def frames(*, size: int, scale: tuple[float, float] = (0.2, 1.0)) -> ConfigDict:
+    """Return the `data` section of single frames of videos, from whatever source; see `ssljax.data.frames.Frames`.
+
+    Args:
+        size: Side of the square canvas in pixels.
+        scale: The part of a frame (smallest, largest) that a random box covers, which is resized to the canvas.
+    """
+    return ConfigDict(dict(name="frames") | _video(size, scale))
+
+
+def windows(*, frames: int, gap: float, size: int, scale: tuple[float, float] = (0.2, 1.0)) -> ConfigDict:
+    """Return the `data` section of windows of so many frames, `gap` seconds apart; the rest as for single frames."""
+    return ConfigDict(dict(name="windows", frames=frames, gap=gap) | _video(size, scale))
+
+
+def _video(size: int, scale: tuple[float, float]) -> dict[str, Any]:
+    stream = dict(every=placeholder(int), short_side=540)
+    used = dict(seconds=(None, None), reuse=1, bad_share=0.001)
+    return dict(video=(), source="records", stream=stream, size=size, scale=scale) | used
 
 
 RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
@@ -99,6 +132,7 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
         InputError: No such file, variant or key, or a value of the wrong type.
     """
     config = _get_config(location)
+    before = config.to_dict()
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
@@ -106,10 +140,22 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(f"{' '.join(overrides)} does not fit the config {location}: {reason}") from error
+    _check_tuples(before, config.to_dict())
     if len(left) > 1:
         raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
     config.lock()
     return config
+
+
+def _check_tuples(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise InputError where an override put words into a tuple of numbers, which absl lets pass."""
+    for key, value in after.items():
+        if isinstance(value, Mapping):
+            _check_tuples(before[key], value, f"{prefix}{key}.")
+        elif isinstance(value, tuple) and any(isinstance(old, int | float) for old in before[key] or ()):
+            words = [new for new in value if isinstance(new, str)]
+            if words:
+                raise InputError(f"config.{prefix}{key} is {value}; {words[0]!r} is not a finite number.")
 
 
 def _get_config(location: str) -> ConfigDict:

@@ -71,7 +71,9 @@ def evaluate(
     encoders = {TRAINED: subjects.encoders[TRAINED]}
     if baselines:
         size = arguments.get("size") or subjects.size
-        encoders = subjects.encoders | {PIXELS: pixels_like(subjects.encoders[TRAINED], size)}
+        encoders = subjects.encoders
+        if getattr(built, "takes_pixels", True):
+            encoders = encoders | {PIXELS: pixels_like(subjects.encoders[TRAINED], size)}
     results = {name: built(encoder, devices) for name, encoder in encoders.items()}
     record = {
         "protocol": protocol,

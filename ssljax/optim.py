@@ -24,8 +24,9 @@ def cosine(*, start: float, end: float, steps: int, warmup_steps: int = 0) -> Sc
         warmup_steps: Updates of the warm-up.
 
     Raises:
-        InputError: The warm-up is as long as the run, or longer.
+        InputError: The warm-up is as long as the run, or longer, or a number is negative.
     """
+    _at_least_0(start=start, end=end, warmup_steps=warmup_steps)
     if warmup_steps >= steps:
         raise InputError(f"A schedule's warm-up takes {warmup_steps} of {steps} updates; train longer or warm up less.")
 
@@ -38,13 +39,35 @@ def cosine(*, start: float, end: float, steps: int, warmup_steps: int = 0) -> Sc
 
 
 def linear(*, start: float, end: float, steps: int) -> Schedule:
-    """Return a straight line from `start` to `end` over `steps` updates, constant after."""
+    """Return a straight line from `start` to `end` over `steps` updates, constant after.
+
+    Raises:
+        InputError: A number is negative.
+    """
+    _at_least_0(start=start, end=end, steps=steps)
     return optax.linear_schedule(start, end, steps) if steps > 0 else constant(value=end)
 
 
 def constant(*, value: float) -> Schedule:
-    """Return the same value at every update."""
+    """Return the same value at every update.
+
+    Raises:
+        InputError: It is negative.
+    """
+    _at_least_0(value=value)
     return lambda step: jnp.asarray(value, jnp.float32)
+
+
+def _at_least_0(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if number < 0:
+            raise InputError(f"A schedule's {name} is {number}; give at least 0.")
+
+
+def _below_1(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 <= number < 1:
+            raise InputError(f"{name} is {number}; give a number from 0 to below 1.")
 
 
 def adamw(
@@ -75,8 +98,9 @@ def adamw(
         freeze_steps: See `freeze`.
 
     Raises:
-        InputError: `clip_by` is neither, or `clip_norm` not above 0.
+        InputError: `clip_by` is neither, or a number out of its range.
     """
+    _below_1(b1=b1, b2=b2)
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm is {clip_norm}; give a norm above 0, or none to leave gradients as they are.")
     if clip_by not in ("parameter", "global"):
@@ -123,7 +147,13 @@ def lars(
         exclude: Last names of the parameters that neither decay nor have a ratio: biases, norms and tokens.
         momentum: Of the velocity v.
         trust_coefficient: See above; the ratio is one where either norm is zero.
+
+    Raises:
+        InputError: A number out of its range.
     """
+    _below_1(momentum=momentum)
+    if not trust_coefficient > 0:
+        raise InputError(f"trust_coefficient is {trust_coefficient}; give a number above 0.")
     included = _named_otherwise(exclude)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=included),

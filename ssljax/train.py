@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,8 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssljax import build, configuration, mesh, resident, step
-from ssljax.checkpoint import Checkpoints, Record
+from ssljax import build, configuration, limits, mesh, resident, step
+from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.log import Log, is_finite
@@ -37,7 +38,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
             after the batch's windows were written to a file for replay.
     """
-    build.check_numbers(config)
+    limits.check_numbers(config)
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
@@ -50,7 +51,9 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
-        jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # shape errors before any file
+        _, metrics = jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # before any file
+        if not evaluation.due(total := build.total_steps(config), total):  # else its metrics are known after the first
+            check_best_metric(config.checkpoint.best_metric, metrics)
         plain = build.plain(config)
         checkpoints = open_run(workdir, plain, data.checksum)
         try:
@@ -113,45 +116,19 @@ def _loop(
 ) -> step.TrainState:
     """Run the updates that are left, evaluating and saving as configured."""
     done, total, size = int(state.step), build.total_steps(config), config.batch_size
-    rows = mesh.local_rows(devices, size)
-    plans = getattr(data, "plans", None)
-    finish: Any = lambda batch: batch  # noqa: E731
-    if plans is not None:  # the loader gives places, of which the devices make windows
-        finish = functools.partial(resident.finisher(plans, devices), resident.load(plans, devices))
-    batches = loader.load(plans or data, rows=rows, batch_size=size, position=done * size, **config.loader.to_dict())
-    log = Log(
-        workdir,
-        start=done,
-        total=total,
-        batch_size=size,
-        unit="clips" if "frames" in data[0] else "samples",
-        schedules=build.schedules(config),
-        config=plain,
-        writes=jax.process_index() == 0,
-        also=config.evaluate.every,
-        **config.log.to_dict(),
-    )
-    in_flight: collections.deque[tuple[int, Any, float]] = collections.deque()
-    metrics: dict[str, float] = {}
-
-    def settle(pending: int) -> None:
-        """Wait for all updates but the newest `pending`, and log them."""
-        nonlocal metrics
-        while len(in_flight) > pending:
-            number, values, waited = in_flight.popleft()
-            metrics = {name: float(value) for name, value in jax.device_get(values).items()}
-            if not is_finite(metrics):
-                raise InputError(_report_bad_loss(workdir, number, metrics["loss"], size, data, checkpoints))
-            log.update(number, metrics, waited)
+    batches, finish = _batches(config, data, devices, done * size)
+    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples")
+    bad_loss = functools.partial(_report_bad_loss, workdir, size=size, data=data, checkpoints=checkpoints)
+    in_flight = _InFlight(log, bad_loss)
 
     def save() -> None:
-        settle(0)
-        checkpoints.save(done, state, Record(done * size, data.checksum, plain), metrics)
+        in_flight.settle(0)
+        checkpoints.save(done, state, Record(done * size, data.checksum, plain), in_flight.newest)
 
     with log, batches, mesh.Ahead(devices, batches, size) as ahead, Stop() as stop:
         while done < total and not stop.requested(log.every, done):
             if not ahead.ready:
-                settle(0)  # from here on the devices have nothing to do: what follows is time lost to the data
+                in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
             asked = time.monotonic()
             batch = next(ahead)
             waited = time.monotonic() - asked
@@ -162,16 +139,78 @@ def _loop(
                 jax.block_until_ready(values)
                 with log.paused():
                     values |= evaluation(state.params, state.state)
-            in_flight.append((done, values, waited))
-            settle(_IN_FLIGHT)
+                check_best_metric(config.checkpoint.best_metric, values)
+            in_flight.add(done, values, waited)
+            in_flight.settle(_IN_FLIGHT)
             if done % config.checkpoint.every == 0 and done < total:
                 save()
-        if metrics or in_flight:
+        if in_flight.any:
             save()
         checkpoints.wait()
         if done < total:
             log.bar.write(f"Stopped at update {done} of {total}, saved; the same command continues.", file=sys.stderr)
     return state
+
+
+def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position: int) -> tuple[loader.Batches, Any]:
+    """Return the batches from a position on, and what makes of each, once on the mesh, an update's batch."""
+    plans = getattr(data, "plans", None)
+    finish: Any = lambda batch: batch  # noqa: E731
+    if plans is not None:  # the loader gives places, of which the devices make windows
+        finish = functools.partial(resident.finisher(plans, devices), resident.load(plans, devices))
+    rows, size = mesh.local_rows(devices, config.batch_size), config.batch_size
+    return loader.load(plans or data, rows=rows, batch_size=size, position=position, **config.loader.to_dict()), finish
+
+
+def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str) -> Log:
+    return Log(
+        workdir,
+        start=start,
+        total=build.total_steps(config),
+        batch_size=config.batch_size,
+        unit=unit,
+        schedules=build.schedules(config),
+        config=plain,
+        writes=jax.process_index() == 0,
+        also=config.evaluate.every,
+        **config.log.to_dict(),
+    )
+
+
+class _InFlight:
+    """The updates that the devices were given and that are not logged yet.
+
+    Attributes:
+        newest: The metrics of the newest update that was logged.
+    """
+
+    def __init__(self, log: Log, bad_loss: Callable[[int, float], str]) -> None:
+        """Begin with none; `bad_loss` says what to tell of an update whose loss is not finite."""
+        self._log, self._bad_loss = log, bad_loss
+        self._updates: collections.deque[tuple[int, Any, float]] = collections.deque()
+        self.newest: dict[str, float] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether there was any update at all."""
+        return bool(self.newest or self._updates)
+
+    def add(self, number: int, values: Any, waited: float) -> None:
+        """Take in an update, its metrics on the devices, before which these waited so many seconds for its data."""
+        self._updates.append((number, values, waited))
+
+    def settle(self, pending: int) -> None:
+        """Wait for all updates but the newest `pending`, and log them.
+
+        Raises:
+            InputError: A loss is not finite.
+        """
+        while len(self._updates) > pending:
+            number, values, waited = self._updates.popleft()
+            self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
+            if not is_finite(self.newest):
+                raise InputError(self._bad_loss(number, self.newest["loss"]))
+            self._log.update(number, self.newest, waited)
 
 
 class Stop:
@@ -207,7 +246,7 @@ class Stop:
         self._asked = True
 
 
-def _report_bad_loss(workdir: Path, number: int, loss: float, size: int, data: Any, checkpoints: Checkpoints) -> str:
+def _report_bad_loss(workdir: Path, number: int, loss: float, *, size: int, data: Any, checkpoints: Checkpoints) -> str:
     """Write the windows of the batch that made the loss, and return what to say."""
     checkpoints.wait()
     positions = range((number - 1) * size, number * size)

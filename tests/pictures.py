@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_prep.images import main
+
 
 def smooth(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     """RGB uint8 [h, w, 3]: a coarse random pattern, enlarged smoothly."""
@@ -28,3 +30,12 @@ def make_folder(folder: Path, counts: dict[str, int], *, side: int = 48) -> Path
             pixels[..., number % 3] += 110
             (folder / name / f"{i:03d}.png").write_bytes(encode(pixels.astype(np.uint8), "PNG"))
     return folder
+
+
+def told(capsys, arguments):
+    """Return the one line on standard error of a preparation of images that must fail with exit code 2."""
+    code = main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.count("\n") == 1, error
+    return error

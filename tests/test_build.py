@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from videos import make_video
 
 from data_prep import video
-from ssljax import build, configuration
+from ssljax import build, configuration, limits, mesh, step
 from ssljax.errors import InputError
 from ssljax.train import train
 
@@ -58,6 +58,57 @@ def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "2")
     assert int(build.restore(tmp_path).state.step) == 1
     jax.tree.map(np.testing.assert_array_equal, train(config, tmp_path), whole)
+
+
+@pytest.mark.parametrize("source", ["records", "stream", "device"])
+@pytest.mark.parametrize(
+    "recipe", ["dino", "mae:frames", "mae:video", "simclr:frames", "mocov3:frames", "dinov2:frames"]
+)
+def test_every_objective_on_images_takes_frames_from_every_source(recipe, source, prepared):
+    name, _, variant = recipe.partition(":")
+    config = configuration.smoke(configuration.load(f"configs/{name}.py:{variant}").unlock())
+    config.data.video = str(prepared.parents[1] / "clip.mp4" if source == "stream" else prepared)
+    config.data.source = source
+    config.data.update({"gap": 0.4} if "gap" in config.data else {})
+    objective, data = build.objective(config), build.dataset(config)
+    build.check_contract(objective, data)
+    if source == "device":
+        assert data.plans.image is (variant != "video")
+        assert data.plans.size == objective.size
+    data.close()
+
+
+FULL = {
+    "dino": ("", "vitb16", "images"),
+    "dinov2": ("", "vitl16", "vitl14", "frames"),
+    "dora": ("", "vitb16"),
+    "mae": ("", "vitl16", "vith14", "frames", "video"),
+    "mocov3": ("", "vitb16", "frames"),
+    "simclr": ("", "frames"),
+}
+"""Every recipe's variants that are not made for a laptop."""
+
+
+def test_no_recipe_is_forgotten():
+    assert sorted(FULL) == [path.stem for path in CONFIGS]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", [f"{name}:{variant}" for name, variants in FULL.items() for variant in variants])
+def test_a_full_recipe_fits_together(recipe):
+    """Its step is traced at full size on eight devices, and not compiled: this takes no memory."""
+    name, _, variant = recipe.partition(":")
+    config = configuration.load(f"configs/{name}.py:{variant}")
+    limits.check_numbers(config)
+    objective, optimizer, devices = build.objective(config), build.optimizer(config), mesh.make_mesh("fsdp=4")
+    mesh.check_batch(devices, config.batch_size)
+    update = step.make_train_step(objective, optimizer, seed=config.seed)
+    state, _ = step.abstract_state(objective, optimizer, devices)
+    with jax.set_mesh(devices):
+        after, metrics = jax.eval_shape(update, state, objective.batch_spec(config.batch_size))
+    kinds = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state, after)]
+    assert kinds[0] == kinds[1]
+    assert {(value.shape, str(value.dtype)) for value in metrics.values()} == {((), "float32")}
 
 
 def sections(config, prefix=""):

@@ -183,8 +183,40 @@ def test_best_and_latest_checkpoints_are_kept(tmp_path):
     assert int(build.restore(tmp_path, best).state.step) == best
     with pytest.raises(InputError, match="holds no checkpoint of step 77"):
         build.restore(tmp_path, 77)
-    with pytest.raises(InputError, match="best_metric is 'accuracy'"):
+    with pytest.raises(InputError, match="best_metric is 'accuracy'.*give one of .*loss"):
         train(toy(epochs=1, **{"checkpoint.best_metric": "accuracy"}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+class Evaluation:
+    """Reports an accuracy every third update and after the last, the best at the sixth."""
+
+    def due(self, done, total):
+        self.done = done
+        return done % 3 == 0 or done == total
+
+    def __call__(self, params, state):
+        return {"accuracy": {3: 0.2, 6: 0.9, 8: 0.3, 9: 0.5, 12: 0.4}[self.done]}
+
+
+def test_the_best_are_sought_among_the_evaluated(tmp_path, monkeypatch):
+    """Seven of twelve saves have no accuracy, and the run that continues still knows the best."""
+    monkeypatch.setattr(build, "evaluation", lambda *_: Evaluation())
+    best = {"checkpoint.best_metric": "accuracy", "checkpoint.best_mode": "max"}
+    changes = {"checkpoint.every": 1, "checkpoint.keep": 1} | best
+
+    def kept():
+        return sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
+
+    train(toy(epochs=4, **changes), tmp_path / "run")
+    assert kept() == [6, 8]
+    longer = toy(epochs=6, **changes)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(build.plain(longer)))  # the same run, made longer
+    train(longer, tmp_path / "run")
+    assert kept() == [6, 12]
+    wrong = {"checkpoint.best_metric": "acuracy"}
+    with pytest.raises(InputError, match="best_metric is 'acuracy'.*give one of accuracy, "):
+        train(toy(epochs=4, **wrong), tmp_path / "other")
 
 
 @pytest.mark.long

@@ -134,10 +134,11 @@ class Crops:
             box = crop_box(random, height, width, self._scale, self._ratio)
             return resized_box(encoded, (height, width), box, self._size, antialias=self._antialias), box
         except ValueError as error:
-            raise _undecodable(images, number, error) from error
+            raise undecodable(images, number, error) from error
 
 
-def _undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFrame:
+def undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFrame:
+    """Return the error that names an image."""
     return DamagedFrame(f"image {number} ({images.name(number)}) of {images.where} cannot be decoded ({error})")
 
 
@@ -193,6 +194,7 @@ class Labelled:
 
     Attributes:
         classes: Their names.
+        labels: int32 [n], numbers of `classes`.
 
     Args:
         data: A folder made by `python -m data_prep.images`, or any `ImageSource`.
@@ -217,7 +219,7 @@ class Labelled:
                 "another data set"
             )
         self.classes, self.checksum = self.source.classes, self.source.checksum
-        self._labels, self._size, self._batch, self._threads = labels, size, batch_size, threads
+        self.labels, self.size, self.threads, self._batch = labels, size, threads, batch_size
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -225,24 +227,24 @@ class Labelled:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Read the images, a batch ahead."""
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             starts = range(0, len(self), self._batch)
             batches = [range(start, min(start + self._batch, len(self))) for start in starts]
             ahead = [pool.submit(self._view, number) for number in batches[0]]
             try:
                 for batch, following in itertools.zip_longest(batches, batches[1:], fillvalue=range(0)):
                     pending, ahead = ahead, [pool.submit(self._view, number) for number in following]
-                    yield np.stack([view.result() for view in pending]), self._labels[batch.start : batch.stop]
+                    yield np.stack([view.result() for view in pending]), self.labels[batch.start : batch.stop]
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def _view(self, number: int) -> np.ndarray:
         try:
-            return evaluation_view(decode(self.source.encoded(number)), self._size)
+            return evaluation_view(decode(self.source.encoded(number)), self.size)
         except DamagedFrame:
             raise
         except ValueError as error:
-            raise _undecodable(self.source, number, error) from error
+            raise undecodable(self.source, number, error) from error
 
 
 def evaluation_view(image: np.ndarray, size: int) -> np.ndarray:

@@ -168,7 +168,7 @@ def find_image_sets(places: str | os.PathLike[str] | Sequence[str | os.PathLike[
     """The prepared sets of images at `places`; InputError if there are none, or one is named twice."""
     if isinstance(places, (str, os.PathLike)):
         places = [places]
-    if not places:
+    if not any(map(str, places)):  # an empty name would be the folder that the program runs in
         raise InputError("no images were named: name at least one folder made by `python -m data_prep.images`")
     sets = [ImageSet(place) for place in places]
     seen = set()

@@ -118,7 +118,7 @@ def find_videos(places: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     if isinstance(places, (str, os.PathLike)):
         places = [places]
     folders = []
-    for place in map(Path, places):
+    for place in map(Path, filter(str, places)):  # an empty name would be the folder that the program runs in
         if not place.is_dir():
             raise InputError(f"{place} is not a folder: name a folder made by `ssljax prepare video`")
         inside = sorted(child for child in place.iterdir() if child.is_dir() and not child.name.startswith("."))

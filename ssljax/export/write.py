@@ -17,6 +17,7 @@ from ssljax.errors import InputError
 from ssljax.export import check as checking
 from ssljax.export import names
 from ssljax.models.pure import Params
+from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 
 FORMATS = ("dino",)
@@ -35,11 +36,15 @@ def export_encoder(encoder: Encoder, output: Path, *, format: str = "dino", chec
         check: Whether the file is reloaded in PyTorch; the largest difference is printed.
 
     Raises:
-        InputError: If format, suffix or folder can't be had, or PyTorch is needed and not installed.
+        InputError: If the encoder is no ViT, format, suffix or folder can't be had, or PyTorch is needed and not
+            installed.
         RuntimeError: If the features from the file differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is unknown: use one of {', '.join(FORMATS)}")
+    if not isinstance(encoder.model.abstract, ViT):
+        name = type(encoder.model.abstract).__name__
+        raise InputError(f"the run's encoder is a {name}, which cannot be exported yet: format {format!r} is for a ViT")
     if check:
         need_torch("--check")
     save(state_dict(encoder), output, {"ssljax": json.dumps(arguments_of(encoder.model.abstract))})

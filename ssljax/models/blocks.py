@@ -42,7 +42,7 @@ class Mlp(nnx.Module):
         rngs: For the initial weights.
 
     Raises:
-        InputError: If the kind is unknown.
+        InputError: If the kind is unknown, or nothing is left of the hidden width.
     """
 
     def __init__(self, *, width: int, ratio: float, kind: str, dtype: str, rngs: nnx.Rngs) -> None:
@@ -50,6 +50,8 @@ class Mlp(nnx.Module):
             raise InputError(f"mlp {kind!r} is unknown: use one of {', '.join(MLPS)}")
         self.gated = kind == "swiglu"
         hidden = int(width * ratio)
+        if hidden < 1:
+            raise InputError(f"mlp_ratio {ratio} of width {width} leaves an MLP no channel: give a larger one")
         self.hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if self.gated else hidden
         self.fc1 = linear(width, self.hidden * (2 if self.gated else 1), dtype, rngs)
         self.fc2 = linear(self.hidden, width, dtype, rngs)

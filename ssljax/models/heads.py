@@ -15,6 +15,11 @@ from ssljax.models.attention import linear
 from ssljax.models.norm import BatchNorm
 
 
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype {dtype!r} is unknown: use float32 or bfloat16")
+
+
 class WeightNormalised(nnx.Module):
     """A linear map without bias whose columns have length `gain`, whatever the length of the kernel's.
 
@@ -58,7 +63,7 @@ class DINOHead(nnx.Module):
         rngs: For the initial weights.
 
     Raises:
-        InputError: If there is no layer, or a width is less than 1.
+        InputError: If there is no layer, a width is less than 1, or the dtype is unknown.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class DINOHead(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
+        _check_dtype(dtype)
         for name, value in {"hidden": hidden, "bottleneck": bottleneck, "prototypes": prototypes}.items():
             if value < 1:
                 raise InputError(f"{name} is {value}: a head needs at least 1")
@@ -119,7 +125,7 @@ class BatchNormMLP(nnx.Module):
         rngs: For the initial weights.
 
     Raises:
-        InputError: If there is no layer, or a width is less than 1.
+        InputError: If there is no layer, a width is less than 1, or the dtype is unknown.
     """
 
     def __init__(
@@ -133,6 +139,7 @@ class BatchNormMLP(nnx.Module):
         dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
+        _check_dtype(dtype)
         for name, value in {"hidden": hidden, "outputs": outputs, "layers": layers}.items():
             if value < 1:
                 raise InputError(f"{name} is {value}: a head needs at least 1")

@@ -62,6 +62,8 @@ class MAEDecoder(nnx.Module):
     ) -> None:
         if depth < 1:
             raise InputError(f"depth is {depth}: a decoder needs at least one block")
+        if hidden < 1:
+            raise InputError(f"hidden is {hidden}: a decoder needs at least one channel")
         if dtype not in ("float32", "bfloat16") or remat not in REMAT:
             raise InputError(f"a decoder's dtype is float32 or bfloat16, not {dtype!r}; its remat one of {list(REMAT)}")
         sincos_positions(hidden, (1, 1))  # refuses a width that it cannot split

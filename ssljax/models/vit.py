@@ -106,7 +106,7 @@ class ViT(nnx.Module):
         attention: str = "auto",
         rngs: nnx.Rngs,
     ) -> None:
-        _check(depth, drop_path, positions, dtype, remat)
+        _check(width, depth, registers, drop_path, positions, dtype, remat)
         self.image_size, self.patch_size = image_size, patch_size
         self.width, self.depth, self.heads, self.registers = width, depth, heads, registers
         self.mlp_ratio, self.mlp, self.layer_scale = mlp_ratio, mlp, layer_scale
@@ -270,12 +270,14 @@ def vit(size: str, *, rngs: nnx.Rngs, **overrides: Any) -> ViT:
     return ViT(**(SIZES[size] | overrides), rngs=rngs)
 
 
-def _check(depth: int, drop_path: float, positions: str, dtype: str, remat: str) -> None:
+def _check(width: int, depth: int, registers: int, drop_path: float, positions: str, dtype: str, remat: str) -> None:
     _one_of("positions", positions, ("learned", "sincos"))
     _one_of("dtype", dtype, ("float32", "bfloat16"))
     _one_of("remat", remat, tuple(REMAT))
     if depth < 1:
         raise InputError(f"depth is {depth}: a ViT needs at least one block")
+    if width < 1 or registers < 0:
+        raise InputError(f"width is {width} and registers is {registers}: a ViT needs at least 1 and 0")
     if not 0.0 <= drop_path < 1.0:
         raise InputError(f"drop_path is {drop_path}: give a rate from 0 to below 1")
 

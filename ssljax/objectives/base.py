@@ -83,3 +83,35 @@ def check_norm_momentum(value: float) -> None:
     """Raise InputError where the momentum of running statistics is no number from 0 to below 1."""
     if not 0 <= value < 1:
         raise InputError(f"norm_momentum is {value}; give a number from 0 to below 1.")
+
+
+_NEVER = 2**30
+"""An update by which every schedule has come to its end."""
+
+
+def check_momentum(**momenta: float | Schedule) -> None:
+    """Check numbers, and schedules where they start and end, that weigh an average.
+
+    Raises:
+        InputError: One is not from 0 to 1.
+    """
+    for name, value in momenta.items():
+        for number in _ends(value):
+            if not 0 <= number <= 1:
+                raise InputError(f"{name} is {number:g}; give a number from 0 to 1.")
+
+
+def check_temperature(**temperatures: float | Schedule) -> None:
+    """Check numbers, and schedules where they start and end, that logits are divided by.
+
+    Raises:
+        InputError: One is not above 0.
+    """
+    for name, value in temperatures.items():
+        for number in _ends(value):
+            if not number > 0:
+                raise InputError(f"{name} is {number:g}; give a number above 0.")
+
+
+def _ends(value: float | Schedule) -> tuple[float, ...]:
+    return (float(value(0)), float(value(_NEVER))) if callable(value) else (value,)

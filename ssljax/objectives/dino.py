@@ -19,7 +19,9 @@ from ssljax.objectives.base import (
     LossOutput,
     PyTree,
     Schedule,
+    check_momentum,
     check_norm_momentum,
+    check_temperature,
     exponential_moving_average,
 )
 from ssljax.ops import keys as rng
@@ -115,8 +117,10 @@ class DINO:
     norm_momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        """Raise InputError where `norm_momentum` is out of its range."""
+        """Raise InputError where a momentum or a temperature is none."""
+        check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
         check_norm_momentum(self.norm_momentum)
+        check_temperature(student_temperature=self.student_temperature, teacher_temperature=self.teacher_temperature)
 
     @property
     def accumulates_exactly(self) -> bool:
@@ -142,15 +146,15 @@ class DINO:
         teacher = state["teacher"]
 
         b, g = large.shape[:2]
-        output, statistics = self.encoder.train(teacher["encoder"], _merge(large))
+        output, statistics = self.encoder.train(teacher["encoder"], merge(large))
         bottleneck = self.head(teacher["head"], output.features, method="project")
-        teacher_logits = _split(self.head(teacher["head"], bottleneck, method="logits"), b)
+        teacher_logits = split(self.head(teacher["head"], bottleneck, method="logits"), b)
         teacher_logits = jax.lax.stop_gradient(teacher_logits)
 
         drop_keys = rng.per_sample(rng.named(key, "drop_path"), batch["position"])
         drop_keys = jax.vmap(lambda k: jax.random.split(k, g + small.shape[1]))(drop_keys)
         student = [
-            self.encoder.train(params["encoder"], _merge(views), keys=_merge(some))[0].features.reshape(
+            self.encoder.train(params["encoder"], merge(views), keys=merge(some))[0].features.reshape(
                 b, views.shape[1], -1
             )
             for views, some in ((large, drop_keys[:, :g]), (small, drop_keys[:, g:]))
@@ -191,10 +195,11 @@ class DINO:
         return {"image": Encoder(self.encoder, combine(state["teacher"]["encoder"], state["statistics"]))}
 
 
-def _merge(x: Array) -> Array:
+def merge(x: Array) -> Array:
     """[b, v, ...] -> [b * v, ...]; the batch stays the major, and so the sharded, part."""
     return shard_batch(x.reshape(-1, *x.shape[2:]))
 
 
-def _split(x: Array, b: int) -> Array:
+def split(x: Array, b: int) -> Array:
+    """[b * v, ...] -> [b, v, ...], the inverse."""
     return shard_batch(einops.rearrange(x, "(b v) ... -> b v ...", b=b))

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import einops
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Integer
@@ -15,8 +14,14 @@ from jaxtyping import Bool, Float, Int, Integer
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule
-from ssljax.objectives.dino import distillation_metrics, init_student_and_teacher, update_teacher_and_center
+from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, check_momentum, check_temperature
+from ssljax.objectives.dino import (
+    distillation_metrics,
+    init_student_and_teacher,
+    merge,
+    split,
+    update_teacher_and_center,
+)
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import (
@@ -102,8 +107,13 @@ class DINOv2:
         """Check the values that a trace would not, or only later.
 
         Raises:
-            InputError: An unknown centring, an encoder without a mask token, or masks that hide nothing.
+            InputError: A number out of its range, an unknown centring, or an encoder without a mask token.
         """
+        check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+        check_temperature(student_temperature=self.student_temperature, teacher_temperature=self.teacher_temperature)
+        for name, least in (("patch_weight", 0), ("koleo_weight", 0), ("iterations", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; give at least {least}.")
         if self.centering not in ("sinkhorn", "mean"):
             raise InputError(f'centering is {self.centering!r}; give "sinkhorn" or "mean".')
         encoder = self.encoder.abstract
@@ -206,7 +216,7 @@ class DINOv2:
 
     def teach(self, teacher: Params, seen: Views) -> Tokens:
         """Return the teacher's tokens of the whole global views; no gradient."""
-        out = self.encoder(teacher, _merge(seen.large))
+        out = self.encoder(teacher, merge(seen.large))
         return jax.lax.stop_gradient(_tokens(out.cls, out.patches, seen))
 
     def study(self, student: Params, seen: Views, key: jax.Array, position: Integer[Array, " b"]) -> Tokens:
@@ -214,12 +224,12 @@ class DINOv2:
         g, small = seen.large.shape[1], seen.small.shape[1]
         keys = rng.per_sample(rng.named(key, "drop_path"), position)
         keys = jax.vmap(lambda k: jax.random.split(k, g + small))(keys)
-        out = self.encoder(student, _merge(seen.large), mask=_merge(seen.hidden), keys=_merge(keys[:, :g]))
+        out = self.encoder(student, merge(seen.large), mask=merge(seen.hidden), keys=merge(keys[:, :g]))
         tokens = _tokens(out.cls, out.patches, seen)
         if not small:
             return tokens
-        cls = self.encoder(student, _merge(seen.small), keys=_merge(keys[:, g:])).cls
-        return tokens._replace(cls=jnp.concatenate([tokens.cls, _split(cls, len(position))], axis=1))
+        cls = self.encoder(student, merge(seen.small), keys=merge(keys[:, g:])).cls
+        return tokens._replace(cls=jnp.concatenate([tokens.cls, split(cls, len(position))], axis=1))
 
     def targets(
         self,
@@ -239,12 +249,12 @@ class DINOv2:
         if self.centering == "mean":
             return teacher_probabilities(logits, center, temperature=temperature)
         assigned = sinkhorn_knopp(
-            _merge(logits),
+            merge(logits),
             epsilon=temperature,
             iterations=self.iterations,
-            counted=None if counted is None else _merge(counted),
+            counted=None if counted is None else merge(counted),
         )
-        return jax.lax.stop_gradient(_split(assigned, len(logits)))
+        return jax.lax.stop_gradient(split(assigned, len(logits)))
 
     def _patch_head(self, params: Params, *args: Array, method: str = "__call__") -> Array:
         if self.patch_head is None:
@@ -286,13 +296,4 @@ def _tokens(cls: Float[Array, "v d"], patches: Float[Array, "v n d"], seen: View
     """Return the CLS tokens by sample, and the patches at the places to predict."""
     b = len(seen.large)
     patches = shard_batch(patches.reshape(b, -1, patches.shape[-1]))
-    return Tokens(_split(cls, b), jnp.take_along_axis(patches, seen.places[:, :, None], axis=1))
-
-
-def _merge(x: Array) -> Array:
-    """[b, v, ...] -> [b * v, ...]; the batch stays the major, and so the sharded, part."""
-    return shard_batch(x.reshape(-1, *x.shape[2:]))
-
-
-def _split(x: Array, b: int) -> Array:
-    return shard_batch(einops.rearrange(x, "(b v) ... -> b v ...", b=b))
+    return Tokens(split(cls, b), jnp.take_along_axis(patches, seen.places[:, :, None], axis=1))

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
-from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule
+from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, check_momentum, check_temperature
 from ssljax.objectives.dino import distillation_metrics, init_student_and_teacher, update_teacher_and_center
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
@@ -132,8 +132,11 @@ class DoRA:
         """Check the values that a trace would not.
 
         Raises:
-            InputError: More objects than attention heads, an unknown mask source or drawing of heads, or no Sinkhorn.
+            InputError: A number out of its range, more objects than attention heads, an unknown mask source or drawing
+                of heads, or no Sinkhorn.
         """
+        check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
+        check_temperature(student_temperature=self.student_temperature, teacher_temperature=self.teacher_temperature)
         if not self.epsilon > 0 or self.iterations < 1:
             raise InputError(
                 f"epsilon is {self.epsilon} and iterations is {self.iterations}; give a number above 0 and at least 1."

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure, combine
 from ssljax.objectives.base import (
@@ -17,6 +16,7 @@ from ssljax.objectives.base import (
     LossOutput,
     PyTree,
     Schedule,
+    check_momentum,
     check_norm_momentum,
     exponential_moving_average,
 )
@@ -58,9 +58,7 @@ class MoCoV3:
     def __post_init__(self) -> None:
         """Raise InputError where a value is out of its range; the loss checks its own."""
         check_norm_momentum(self.norm_momentum)
-        first = float(self.momentum(0))
-        if not 0 <= first <= 1:
-            raise InputError(f"momentum starts at {first:g}; give a number from 0 to 1.")
+        check_momentum(momentum=self.momentum)
 
     def batch_spec(self, batch_size: int) -> PyTree:
         """See `Objective.batch_spec`."""

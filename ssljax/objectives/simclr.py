@@ -32,18 +32,13 @@ def two_views(
     """Return the two global views of every image.
 
     Raises:
-        InputError: There are local views too, which a pair has no place for, or a view is larger than the image.
+        InputError: There are local views too, which a pair has no place for.
     """
     large, small = jax.vmap(views)(images, keys)
     if large.shape[1] != 2 or small.shape[1]:
         raise InputError(
             f"The views give {large.shape[1]} global and {small.shape[1]} local crops, but this objective compares 2: "
             "set views.locals=0."
-        )
-    if large.shape[2] > images.shape[1]:
-        raise InputError(
-            f"views.global_size is {large.shape[2]}, but the images are {images.shape[1]} pixels wide: a view that is "
-            "larger than its image shows nothing more; lower it, or raise data.size."
         )
     return shard_batch(large)
 

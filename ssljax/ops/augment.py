@@ -18,14 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from ssljax.errors import InputError
 from ssljax.ops import colour
+from ssljax.ops.limits import Probability, check_colours, check_pairs, check_scales, check_sizes
 from ssljax.ops.resample import resample, resample_matrix
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Probability = float | Float[Array, ""]
 
 _TRIES = 10
 CROP_DRAWS = 2 * _TRIES + 2
@@ -173,7 +171,9 @@ def clip_views(
     Photometrics are drawn for each frame and each crop by itself. Venkataramanan et al. 2024 (arXiv 2310.08584) and
     the released code.
     """
-    _check_scales(global_scale=global_scale, local_scale=local_scale)
+    check_scales(global_scale=global_scale, local_scale=local_scale)
+    check_colours(jitter, jitter_probability=jitter_probability, grey_probability=grey_probability)
+    check_sizes(frames.shape[1:3], global_size=global_size, local_size=local_size if locals else 1)
     clip = frames.astype(jnp.float32) / 255.0
     time, height, width, _ = clip.shape
     recolour = functools.partial(
@@ -216,7 +216,13 @@ def image_views(
     local_blur_probability: Probability = 0.5,
 ) -> tuple[Float[Array, "2 g g 3"], Float[Array, "l s s 3"]]:
     """Return two global and `locals` local views of an image, normalised, as DINO draws them (arXiv 2104.14294)."""
-    _check_scales(global_scale=global_scale, local_scale=local_scale)
+    check_scales(global_scale=global_scale, local_scale=local_scale)
+    check_colours(jitter, jitter_probability=jitter_probability, grey_probability=grey_probability)
+    check_sizes(image.shape[:2], global_size=global_size, local_size=local_size if locals else 1)
+    check_pairs(
+        global_blur_probabilities=global_blur_probabilities,
+        global_solarise_probabilities=global_solarise_probabilities,
+    )
     pixels = image.astype(jnp.float32) / 255.0
     height, width, _ = pixels.shape
     recolour = functools.partial(
@@ -253,8 +259,9 @@ def crop_view(
     Bicubic and antialiased; box and flip are one for a whole clip. All the augmentation that MAE uses (He et al. 2022,
     section A.1).
     """
-    _check_scales(scale=scale)
+    check_scales(scale=scale)
     *time, height, width, _ = pixels.shape
+    check_sizes((height, width), size=size)
     draws = jax.random.uniform(key, (CROP_DRAWS + 1,))
     box, flip = crop_box(draws[1:], (height, width), scale=scale), draws[0] < flip_probability
 
@@ -263,13 +270,3 @@ def crop_view(
 
     crops = jax.vmap(crop)(pixels.reshape(-1, height, width, 3))
     return normalise(crops).reshape(*time, size, size, 3)
-
-
-def _check_scales(**scales: Sequence[float]) -> None:
-    """Raise InputError where a view asks for nothing, or for a crop larger than the frame."""
-    for name, scale in scales.items():
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise InputError(
-                f"views.{name} is {tuple(scale)}; give the smallest and largest share of the frame that a crop covers, "
-                "above 0 and at most 1: a crop cannot be larger than the frame."
-            )

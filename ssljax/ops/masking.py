@@ -88,11 +88,11 @@ def mask_blocks(keys: Key[Array, " b"], grid: tuple[int, int], *, ratio: Sequenc
     Raises:
         InputError: The shares are not ascending between 0 and 1, or so few patches leave none to hide, or none to see.
     """
-    least, most = ratio
-    if not 0 < least <= most < 1:
+    if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < 1:
         raise InputError(
             f"mask_ratio is {tuple(ratio)}; give the smallest and largest share that is hidden, in (0, 1)."
         )
+    least, most = ratio
     patches = grid[0] * grid[1]
     largest = math.floor(patches * most + 1e-6)
     if largest < 1:

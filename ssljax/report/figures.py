@@ -17,11 +17,16 @@ from ssljax.errors import InputError
 from ssljax.report.picture import colour_of, labelled_grid, overlay, resize_to
 
 CURVES: Mapping[str, Sequence[str]] = {
-    "loss": ("loss", "object_loss", "local_loss"),
+    "loss": ("loss", "object_loss", "local_loss", "cls_loss", "patch_loss"),
     "entropy (nats)": ("teacher_entropy", "student_entropy"),
     "KL between views": ("kl",),
     "norm of the centre": ("center_norm",),
-    "information in the targets": ("teacher_information",),
+    "information in the targets": ("teacher_information", "patch_information"),
+    "pairs found in the batch": ("accuracy",),
+    "alignment of pairs": ("alignment",),
+    "spread of features": ("embedding_std", "cls_deviation"),
+    "variance explained": ("explained",),
+    "k-NN accuracy": ("knn_20",),
     "learning rate": ("learning_rate",),
 }
 """Panels of `draw_curves`: title and the metrics in it, as far as a run has them."""

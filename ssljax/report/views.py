@@ -36,6 +36,7 @@ def draw_clip_views(
     path: Path,
     *,
     frames: int = 3,
+    names: tuple[str, str] = ("teacher", "object"),
 ) -> None:
     """Draw clips to a PNG file, a row for each of the first `frames` frames of each.
 
@@ -49,18 +50,19 @@ def draw_clip_views(
         small: The local views, normalised.
         path: Of the file.
         frames: The most rows for one clip.
+        names: Of the global view and of a masked one.
     """
     objects = 0 if masks is None else masks.shape[2]
-    rows, names = [], []
+    rows, labels = [], []
     for clip in range(len(canvas)):
         for t in range(min(frames, canvas.shape[1])):
             row = [canvas[clip, t], to_pixels(large[clip, t])]
             if masks is not None:
                 row += [to_pixels(masked_view(large[clip, t], mask)) for mask in masks[clip, t]]
             rows.append([*row, *to_pixels(small[clip, t])])
-            names.append(f"clip {clip + 1}\nframe {t + 1}")
-    columns = ["loaded", "teacher", *(f"object {k + 1}" for k in range(objects))]
-    _draw(rows, names, columns + [f"local {c + 1}" for c in range(small.shape[2])], path)
+            labels.append(f"clip {clip + 1}\nframe {t + 1}")
+    columns = ["loaded", names[0], *_numbered(names[1], objects)]
+    _draw(rows, labels, columns + _numbered("local", small.shape[2]), path)
 
 
 def draw_image_views(
@@ -68,12 +70,29 @@ def draw_image_views(
     large: Float[np.ndarray, "b v g g 3"],
     small: Float[np.ndarray, "b l c c 3"],
     path: Path,
+    *,
+    seen: Bool[np.ndarray, "b v n"] | None = None,
 ) -> None:
-    """Draw images to a PNG file, a row each: as loaded, its global and its local views (normalised)."""
-    rows = [[canvas[i], *to_pixels(large[i]), *to_pixels(small[i])] for i in range(len(canvas))]
-    columns = ["loaded", *(f"global {v + 1}" for v in range(large.shape[1]))]
-    columns += [f"local {c + 1}" for c in range(small.shape[1])]
-    _draw(rows, [f"image {i + 1}" for i in range(len(canvas))], columns, path)
+    """Draw images to a PNG file, a row each: as loaded, its global and its local views (normalised).
+
+    Args:
+        canvas: Images as the loader gives them.
+        large: The global views, normalised.
+        small: The local views, normalised.
+        path: Of the file.
+        seen: The patches that the student sees of each global view, which is then drawn once more; None is all.
+    """
+    rows = []
+    for i in range(len(canvas)):
+        masked = [] if seen is None else [masked_view(view, mask) for view, mask in zip(large[i], seen[i], strict=True)]
+        rows.append([canvas[i], *map(to_pixels, (*large[i], *masked, *small[i]))])
+    columns = ["loaded", *_numbered("global", large.shape[1])]
+    columns += _numbered("seen", 0 if seen is None else seen.shape[1]) + _numbered("local", small.shape[1])
+    _draw(rows, _numbered("image", len(canvas)), columns, path)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name} {i + 1}" for i in range(count)]
 
 
 def _draw(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], columns: Sequence[str], path: Path) -> None:

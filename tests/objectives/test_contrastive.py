@@ -189,7 +189,7 @@ def test_bad_input_is_told(kind):
     with pytest.raises(InputError, match="accumulate is 2"):
         step.make_train_step(make(kind), optax.sgd(1.0), seed=0, accumulate=2)
     if kind is MoCoV3:
-        with pytest.raises(InputError, match="momentum starts at 2"):
+        with pytest.raises(InputError, match="momentum is 2"):
             make(kind, momentum=lambda step: 2.0)
 
 

@@ -12,6 +12,7 @@ from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.ops import keys as rng
 from ssljax.report import run as report
+from ssljax.report.clip import read_clip
 from ssljax.report.sheet import show_views
 from ssljax.step import TrainState
 
@@ -67,7 +68,7 @@ def test_report_writes_a_page_with_its_pictures(workdir, street):
     ],
 )
 def test_clip_shows_what_training_left_out(street, used, seconds, span, unseen):
-    clip = report.read_clip({"video": str(street), "seconds": used}, None, seconds)
+    clip = read_clip({"video": str(street), "seconds": used}, None, seconds)
     assert clip.unseen is unseen
     assert clip.times[0] == pytest.approx(span[0], abs=0.041)
     assert clip.times[-1] == pytest.approx(span[1], abs=0.09)
@@ -75,14 +76,14 @@ def test_clip_shows_what_training_left_out(street, used, seconds, span, unseen):
 
 
 def test_another_video_was_never_used(street):
-    assert report.read_clip({"video": "nowhere", "seconds": None}, street, None).unseen
+    assert read_clip({"video": "nowhere", "seconds": None}, street, None).unseen
 
 
 def test_a_part_without_frames_is_refused(street):
     with pytest.raises(InputError, match="0 frames in seconds 9 to 10"):
-        report.read_clip({"video": str(street)}, None, (9.0, 10.0))
+        read_clip({"video": str(street)}, None, (9.0, 10.0))
     with pytest.raises(InputError, match="--video"):
-        report.read_clip({}, None, None)
+        read_clip({}, None, None)
 
 
 def test_views_of_a_config_are_drawn(config, tmp_path):

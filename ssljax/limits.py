@@ -1,0 +1,66 @@
+"""Whether a config's numbers are ones that a run can count to or divide by."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssljax import build
+from ssljax.data import loader
+from ssljax.errors import InputError
+
+COUNTS = (
+    "batch_size",
+    "epochs",
+    "samples_per_epoch",
+    "accumulate",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_best",
+    "log.every",
+    "loader.threads",
+    "loader.buffer",
+)
+"""Keys of every config whose values must be at least 1."""
+
+NUMBERS = ("seed", "loader.workers")
+"""Keys of every config whose values must be at least 0."""
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Check the numbers that the loop divides by or counts to, those of views, and that all are finite.
+
+    Raises:
+        InputError: One is less than it may be, or not a number.
+    """
+    for name, value in _leaves(config.to_dict()):
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"config.{name} is {value}; give a finite number.")
+        if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
+            raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
+    for least, names in ((1, COUNTS), (0, NUMBERS)):
+        for name in names:
+            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+            if not value >= least:
+                raise InputError(f"config.{name} is {value}; give at least {least}.")
+    if config.seed >= 2**32:  # JAX would take its last 32 bits
+        raise InputError(f"config.seed is {config.seed}; give a number below {2**32}.")
+    if build.total_steps(config) * config.batch_size >= loader.POSITIONS:
+        raise InputError(
+            f"config.epochs times config.samples_per_epoch is {config.epochs * config.samples_per_epoch}; a run reads "
+            f"fewer than {loader.POSITIONS} samples."
+        )
+
+
+def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of all that is not a section."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
