@@ -67,7 +67,7 @@ def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
 def test_every_objective_on_images_takes_frames_from_every_source(recipe, source, prepared):
     name, _, variant = recipe.partition(":")
     config = configuration.smoke(configuration.load(f"configs/{name}.py:{variant}").unlock())
-    config.data.video = str(prepared.parents[1] / "clip.mp4" if source == "stream" else prepared)
+    config.data.video = (str(prepared.parents[1] / "clip.mp4" if source == "stream" else prepared),)
     config.data.source = source
     config.data.update({"gap": 0.4} if "gap" in config.data else {})
     objective, data = build.objective(config), build.dataset(config)

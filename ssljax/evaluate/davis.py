@@ -209,8 +209,8 @@ def _details(found: dict[int, ObjectScore]) -> dict[str, Any]:
 
 def _write(folder: Path, sequence: MaskedSequence, masks: UInt8[np.ndarray, "t h w"], annotated: bytes) -> None:
     """Write masks in the manner of an annotated one."""
-    with Image.open(io.BytesIO(annotated)) as image:
-        palette = image.getpalette()
+    with Image.open(io.BytesIO(annotated)) as example:
+        palette = example.getpalette()
     place = folder / sequence.name
     place.mkdir(parents=True)
     for name, mask in zip(sequence.frames, masks, strict=True):

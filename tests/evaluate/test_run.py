@@ -37,7 +37,8 @@ def config_of(data, *overrides):
     config = configuration.load("configs/dino.py:cifar10", [f"--config.data.data={data / 'train'}", *overrides])
     config.unlock()
     config.batch_size, config.epochs, config.samples_per_epoch = 8, 1, 48
-    config.models.encoder.update(width=32, depth=1)
+    encoder = {"name": "vit", "size": "ti", "width": 32, "depth": 1, "heads": 4, "patch_size": 4, "image_size": 32}
+    config.models.encoder = encoder
     config.models.head.update(prototypes=32, hidden=16, bottleneck=8)
     config.optimizer.learning_rate.warmup_epochs = 0
     config.views.locals = 0  # quicker to compile
