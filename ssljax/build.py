@@ -22,6 +22,7 @@ from ssljax.data.tfds import TFDS
 from ssljax.data.windows import Windows
 from ssljax.errors import InputError
 from ssljax.evaluate.attentive import Attentive
+from ssljax.evaluate.clips import Clips
 from ssljax.evaluate.correspondence import Correspondence
 from ssljax.evaluate.davis import Davis
 from ssljax.evaluate.discovery import Discovery
@@ -31,6 +32,7 @@ from ssljax.evaluate.knn import KNN
 from ssljax.evaluate.linear import Linear
 from ssljax.evaluate.linear_segmentation import LinearSegmentation
 from ssljax.evaluate.periodic import Periodic
+from ssljax.evaluate.retrieval import Retrieval, Revisited
 from ssljax.evaluate.segmentation import Segmentation
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
@@ -59,6 +61,7 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
     "data": {"frames": Frames, "images": Images, "tfds": TFDS, "windows": Windows},
     "evaluate": {
         "attentive": Attentive,
+        "clips": Clips,
         "correspondence": Correspondence,
         "davis": Davis,
         "discovery": Discovery,
@@ -66,6 +69,8 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
         "knn": KNN,
         "linear": Linear,
         "linear_segmentation": LinearSegmentation,
+        "retrieval": Retrieval,
+        "revisited": Revisited,
         "segmentation": Segmentation,
     },
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},

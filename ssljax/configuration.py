@@ -54,7 +54,13 @@ def evaluate() -> ConfigDict:
     )
     nearest = dict(queue=7, top_k=5, neighbourhood=12, temperature=0.1)
     davis = dict(data="", sequences=(), size=480, multiple=64, **nearest)
-    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear, davis=davis))
+    others = dict(
+        segmentation=images | dict(classes=21, labels="index", memory=1_024_000, batch_size=8),
+        discovery=dict(data="", binary=False, short_side=0, batch_size=8),
+        correspondence=dict(data="", size=placeholder(int), batch_size=16),
+        retrieval=dict(data="", size=placeholder(int), batch_size=256, pool="features"),
+    )
+    return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear, davis=davis, **others))
 
 
 def frames(*, size: int, scale: tuple[float, float] = (0.2, 1.0)) -> ConfigDict:

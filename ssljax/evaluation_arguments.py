@@ -8,12 +8,7 @@ from typing import Any
 
 def _knn(group: Any) -> None:
     _add_labelled(group, "find neighbours among", "classify")
-    group.add_argument(
-        "--pool",
-        default="features",
-        choices=["features", "mean"],
-        help="the encoder's own vector, CLS for a ViT, or the mean of its patch tokens (default: %(default)s)",
-    )
+    _add_pool(group)
 
 
 def _linear(group: Any) -> None:
@@ -74,6 +69,19 @@ def _add_training(group: Any) -> None:
 def _add_labelled(group: Any, train: str, test: str, *, batch_size: int = 256) -> None:
     group.add_argument("--train", required=True, metavar="DIR", help=f"prepared labelled images to {train}")
     group.add_argument("--test", required=True, metavar="DIR", help=f"prepared labelled images to {test}")
+    _add_size(group, batch_size)
+
+
+def _add_pool(group: Any) -> None:
+    group.add_argument(
+        "--pool",
+        default="features",
+        choices=["features", "mean"],
+        help="the encoder's own vector, CLS for a ViT, or the mean of its patch tokens (default: %(default)s)",
+    )
+
+
+def _add_size(group: Any, batch_size: int) -> None:
     group.add_argument("--size", type=int, metavar="PIXELS", help="side of images (default: what was trained on)")
     group.add_argument("--batch-size", type=int, default=batch_size, help="images at once (default: %(default)s)")
 
@@ -137,8 +145,28 @@ def _discovery(group: Any) -> None:
 
 def _correspondence(group: Any) -> None:
     group.add_argument("--data", required=True, metavar="DIR", help="such as SPair-71k/PairAnnotation/test")
-    group.add_argument("--size", type=int, metavar="PIXELS", help="side of images (default: what was trained on)")
-    group.add_argument("--batch-size", type=int, default=16, help="images at once (default: %(default)s)")
+    _add_size(group, 16)
+
+
+def _retrieval(group: Any) -> None:
+    group.add_argument("--data", required=True, metavar="DIR", help="prepared labelled images")
+    _add_size(group, 256)
+    _add_pool(group)
+
+
+def _revisited(group: Any) -> None:
+    group.add_argument("--data", required=True, metavar="FILE.json", help="the ground truth, beside the folder jpg")
+    _add_size(group, 64)
+    _add_pool(group)
+
+
+def _clips(group: Any) -> None:
+    group.add_argument("--train", required=True, metavar="LIST", help="of UCF-101 (.txt) or Kinetics (.csv)")
+    group.add_argument("--test", required=True, metavar="LIST", help="another, of videos to classify")
+    group.add_argument("--videos", required=True, metavar="DIR", help="folder of the videos that the lists name")
+    group.add_argument("--frames", type=int, default=8, help="of each video, evenly spread (default: %(default)s)")
+    _add_size(group, 32)
+    _add_pool(group)
 
 
 PROTOCOLS = {
@@ -150,6 +178,9 @@ PROTOCOLS = {
     "linear_segmentation": ("dense labels by a linear head on patches", _linear_segmentation),
     "discovery": ("one object an image without labels, by LOST: CorLoc", _discovery),
     "correspondence": ("keypoints found again by the nearest patch: PCK", _correspondence),
+    "retrieval": ("images of the same class found among others: mean average precision", _retrieval),
+    "revisited": ("landmarks of the revisited Oxford and Paris: mean average precision", _revisited),
+    "clips": ("k nearest neighbours among labelled videos", _clips),
     "davis": ("segment videos from the first frame's masks", _davis),
 }
 """What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""

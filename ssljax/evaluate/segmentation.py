@@ -221,8 +221,9 @@ def _search(bank: Memory, queries: Float[Array, "q d"], *, neighbours: int, temp
         rows = jax.lax.dynamic_slice_in_dim(features, i * block, block)
         cosines = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
         cosines = jnp.where(jax.lax.dynamic_slice_in_dim(used, i * block, block)[None], cosines, -jnp.inf)
-        places = jnp.broadcast_to(i * block + jnp.arange(block)[None], cosines.shape)
-        cosines, places = (jnp.concatenate(pair, axis=1) for pair in zip(best, (cosines, places), strict=True))
+        new = jax.lax.top_k(cosines, min(neighbours, block))
+        new = new[0], new[1] + i * block
+        cosines, places = (jnp.concatenate(pair, axis=1) for pair in zip(best, new, strict=True))
         top, at = jax.lax.top_k(cosines, neighbours)
         return top, jnp.take_along_axis(places, at, axis=1)
 
