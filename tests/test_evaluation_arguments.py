@@ -19,3 +19,7 @@ def test_the_arguments_are_the_constructors(name):
     PROTOCOLS[name][1](parser)
     signature = inspect.signature(build.CONSTRUCTORS["evaluate"][name].__init__)
     assert {action.dest for action in parser._actions} == set(signature.parameters) - {"self"}
+    for action in parser._actions:
+        default = signature.parameters[action.dest].default
+        if not action.required and default is not inspect.Parameter.empty:
+            assert action.default == default, action.dest

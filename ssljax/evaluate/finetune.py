@@ -81,7 +81,7 @@ class FineTune:
         erase: float = 0.25,
         seed: int = 0,
     ) -> None:
-        check_rates([learning_rate])
+        check_rates([learning_rate], "learning_rate")
         at_most = dict(layer_decay=layer_decay, smoothing=smoothing, erase=erase, drop_path=drop_path)
         for name, value in (at_most | dict(weight_decay=weight_decay, mixup=mixup, cutmix=cutmix)).items():
             if not 0 <= value < math.inf or (name in at_most and value > 1):

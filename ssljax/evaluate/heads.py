@@ -43,10 +43,10 @@ def total_steps(count: int, batch_size: int, epochs: float, mesh: jax.sharding.M
     return max(1, math.floor(epochs * count / batch_size))
 
 
-def check_rates(rates: Sequence[float]) -> None:
+def check_rates(rates: Sequence[float], name: str = "learning_rates") -> None:
     """Raise InputError where a learning rate is not above 0, or there is none."""
     if not rates or not all(0 < rate < math.inf for rate in rates):
-        raise InputError(f"learning_rates is {tuple(rates)}; give one or more numbers above 0.")
+        raise InputError(f"{name} is {', '.join(map(str, rates)) or 'empty'}; give numbers above 0.")
 
 
 def fit(

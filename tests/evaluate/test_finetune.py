@@ -114,7 +114,7 @@ def test_one_device_and_eight(sets, encoder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(learning_rate=0.0), "learning_rates is"),
+        (dict(learning_rate=0.0), "learning_rate is 0.0; give numbers above 0"),
         (dict(layer_decay=1.5), "layer_decay is 1.5"),
         (dict(mixup=-0.1), "mixup is -0.1"),
         (dict(drop_path=1.0), "drop_path is 1.0"),
