@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ssljax.evaluate.tracking import Tracks, consistency, fit_frames, overlap, track_objects
 from ssljax.objectives.base import Encoder
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
 from ssljax.report.clip import Clip
 from ssljax.report.figures import draw_animation, draw_tracks
 from ssljax.report.page import Figure
-from ssljax.report.tracks import Tracks, consistency, fit_frames, overlap, track_objects
 
 # Tracks are drawn and judged at twice the training's resolution, where the grid of patches shows shapes.
 _ZOOM = 2
