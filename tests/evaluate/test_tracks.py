@@ -43,7 +43,7 @@ def test_equals_its_parts_by_hand(videos, encoder, devices):
         video=str(videos / "street"), size=48, seconds=(-2.0, 3.0), frames=13, objects=2, draws=2, epsilon=0.1
     )
     found = protocol(encoder, make_mesh("", jax.devices()[:devices]))
-    frames, times = read_frames(videos / "street", 2 + 0.08 * np.arange(13))  # every second of 25
+    frames, times = read_frames(videos / "street", (2 + 0.08 * np.arange(13)).tolist())  # every second of 25
     frames, scores = fit_frames(frames, size=48, patch_size=8), []
     for heads in ((0, 1), (0, 2)):
         tracks = track_objects(encoder, frames, heads, epsilon=0.1)
