@@ -88,33 +88,33 @@ def test_an_encoder_without_attention_is_told(videos):
 
 
 def test_it_chooses_the_checkpoint_that_a_run_keeps(videos, tmp_path):
-    """Four updates, each scored and saved: kept are the newest, and the one that tracks best."""
+    """Four updates, each scored and saved: kept are the newest, and the one whose objects overlap least."""
     overrides = [
         f"--config.data.video={videos / 'street'}",
         "--config.data.gap=0.2",
         "--config.epochs=2",
         "--config.checkpoint.every=1",
         "--config.checkpoint.keep=1",
-        "--config.checkpoint.best_metric=tracks_patch",
-        "--config.checkpoint.best_mode=max",
+        "--config.checkpoint.best_metric=tracks_overlap",
+        "--config.checkpoint.best_mode=min",
         "--config.evaluate.every=1",
         "--config.evaluate.protocols=('tracks',)",
         f"--config.evaluate.tracks.video={videos / 'street'}",
         "--config.evaluate.tracks.seconds=(3.0,4.0)",
-        "--config.optimizer.learning_rate.start=0.01",
+        "--config.evaluate.tracks.size=96",
         "--config.objective.momentum.start=0.5",
     ]
     config = configuration.load("configs/dora.py:smoke", overrides)
     train(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    scores = {row["step"]: row["tracks_patch"] for row in rows if "tracks_patch" in row}
+    scores = {row["step"]: row["tracks_overlap"] for row in rows if "tracks_overlap" in row}
     assert set(scores) == {1, 2, 3, 4} and len(set(scores.values())) > 1
     kept = {int(entry.name) for entry in (tmp_path / "checkpoints").iterdir()}
-    best = max(scores.values())
+    best = min(scores.values())
     assert 4 in kept and len(kept) <= 2
-    assert max(scores[step] for step in kept) == best
+    assert min(scores[step] for step in kept) == best
 
-    run = build.restore(tmp_path, max(kept, key=scores.get))
+    run = build.restore(tmp_path, min(kept, key=scores.get))
     encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
-    protocol = TrackConsistency(video=str(videos / "street"), size=32, seconds=(3.0, 4.0))
-    assert protocol(encoder, make_mesh()).metrics["tracks_patch"] == pytest.approx(best, abs=1e-5)
+    protocol = TrackConsistency(video=str(videos / "street"), size=96, seconds=(3.0, 4.0))
+    assert protocol(encoder, make_mesh()).metrics["tracks_overlap"] == pytest.approx(best, abs=1e-5)
