@@ -113,7 +113,8 @@ def encoder():
 def test_equals_each_image_by_itself(data, encoder):
     found = Health(data=str(data / "plain"), size=32, batch_size=16, seed=3)(encoder, make_mesh())
     images = np.concatenate(list(Ordered(data / "plain", size=32)))
-    outputs = jax.jit(functools.partial(encoder, probe=1))(normalise(jnp.asarray(images, jnp.float32) / 255))
+    encode = jax.jit(lambda images: encoder(images, probe=1))
+    outputs = encode(normalise(jnp.asarray(images, jnp.float32) / 255))
     features = np.asarray(outputs.cls)
 
     crop = jax.jit(functools.partial(crop_view, size=32, scale=(0.08, 1.0)))
@@ -121,7 +122,7 @@ def test_equals_each_image_by_itself(data, encoder):
     for name in ("first", "second"):
         keys = rng.per_sample(rng.named(jax.random.key(3), f"health.{name}"), jnp.arange(37))
         crops = jnp.stack([crop(image, key) for image, key in zip(images, keys, strict=True)])
-        view = np.asarray(jax.jit(encoder)(crops).cls, np.float64)
+        view = np.asarray(encode(crops).cls, np.float64)
         views.append(view / np.linalg.norm(view, axis=1, keepdims=True))
     apart = [sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) for x, y in zip(*views, strict=True)]
     heads = entropy(np.asarray(outputs.probe.cls_attention, np.float64), axis=-1).mean(0)
