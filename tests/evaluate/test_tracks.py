@@ -6,13 +6,16 @@ import json
 import jax
 import numpy as np
 import pytest
+from pictures import make_folder
 from videos import make_video
 
 from data_prep.prepare import Settings, prepare
 from ssljax import build, configuration
+from ssljax.cli import main
 from ssljax.data.records import read_frames
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import Pixels
+from ssljax.evaluate.health import Health
 from ssljax.evaluate.tracking import consistency, fit_frames, overlap, track_objects
 from ssljax.evaluate.tracks import TrackConsistency
 from ssljax.mesh import make_mesh
@@ -87,34 +90,36 @@ def test_an_encoder_without_attention_is_told(videos):
     assert not TrackConsistency.takes_pixels
 
 
-def test_it_chooses_the_checkpoint_that_a_run_keeps(videos, tmp_path):
-    """Four updates, each scored and saved: kept are the newest, and the one whose objects overlap least."""
+def test_the_checkpoint_that_a_run_keeps_is_chosen_without_labels(videos, tmp_path):
+    """Four updates, each scored and saved: kept are the newest, and the one with the highest rank."""
+    make_folder(tmp_path / "raw", {"all": 12})
+    assert main(["prepare", "images", str(tmp_path / "raw" / "all"), "--output", str(tmp_path / "set")]) == 0
     overrides = [
         f"--config.data.video={videos / 'street'}",
         "--config.data.gap=0.2",
         "--config.epochs=2",
         "--config.checkpoint.every=1",
         "--config.checkpoint.keep=1",
-        "--config.checkpoint.best_metric=tracks_overlap",
-        "--config.checkpoint.best_mode=min",
+        "--config.checkpoint.best_metric=health_rankme",
+        "--config.checkpoint.best_mode=max",
         "--config.evaluate.every=1",
-        "--config.evaluate.protocols=('tracks',)",
+        "--config.evaluate.protocols=('health', 'tracks')",
+        f"--config.evaluate.health.data={tmp_path / 'set'}",
         f"--config.evaluate.tracks.video={videos / 'street'}",
         "--config.evaluate.tracks.seconds=(3.0,4.0)",
-        "--config.evaluate.tracks.size=96",
         "--config.objective.momentum.start=0.5",
     ]
-    config = configuration.load("configs/dora.py:smoke", overrides)
-    train(config, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    scores = {row["step"]: row["tracks_overlap"] for row in rows if "tracks_overlap" in row}
-    assert set(scores) == {1, 2, 3, 4} and len(set(scores.values())) > 1
-    kept = {int(entry.name) for entry in (tmp_path / "checkpoints").iterdir()}
-    best = min(scores.values())
-    assert 4 in kept and len(kept) <= 2
-    assert min(scores[step] for step in kept) == best
+    workdir = tmp_path / "run"
+    train(configuration.load("configs/dora.py:smoke", overrides), workdir)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "tracks_patch" in row] == [1, 2, 3, 4]
+    scores = {row["step"]: row["health_rankme"] for row in rows}
+    assert len(set(scores.values())) == 4
+    kept = {int(entry.name) for entry in (workdir / "checkpoints").iterdir()}
+    best = max(scores, key=scores.get)
+    assert kept == {4, best}
 
-    run = build.restore(tmp_path, min(kept, key=scores.get))
+    run = build.restore(workdir, best)
     encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
-    protocol = TrackConsistency(video=str(videos / "street"), size=96, seconds=(3.0, 4.0))
-    assert protocol(encoder, make_mesh()).metrics["tracks_overlap"] == pytest.approx(best, abs=1e-5)
+    found = Health(data=str(tmp_path / "set"), size=32)(encoder, make_mesh())
+    assert found.metrics["health_rankme"] == pytest.approx(scores[best], rel=1e-4)
