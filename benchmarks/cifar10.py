@@ -57,7 +57,7 @@ def updates_in(minutes: float, name: str, data: Path, folder: Path) -> int:
 def result(name: str, data: Path, folder: Path, updates: int, seed: int) -> dict[str, dict[str, float]]:
     """Train and evaluate, or read what was found before: metrics of each encoder, in per cent."""
     workdir = folder / f"{updates}-{seed}"
-    if not all((workdir / "evaluate" / f"{protocol}.json").is_file() for protocol in PROTOCOLS):
+    if not any((workdir / "evaluate" / f"{protocol}.json").is_file() for protocol in PROTOCOLS):
         config = config_of(name, data, updates, seed)
         state = train(config, workdir)
         if int(state.step) < build.total_steps(config):
