@@ -118,11 +118,17 @@ def _show_reconstructions(options: argparse.Namespace, overrides: Sequence[str])
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.report.run import write_report
+    from ssljax.report.runs import write_comparison
 
-    page = write_report(
-        options.workdir, step=options.step, video=options.video, seconds=options.seconds, links=options.link
-    )
-    print(f"wrote {page}")
+    runs = [*([options.workdir] if options.workdir else []), *options.runs]
+    given = dict(step=options.step, video=options.video, seconds=options.seconds, links=options.link)
+    if not runs:
+        raise InputError("Name a run: ssljax report RUN, or several to set side by side.")
+    if len(runs) == 1:
+        page = write_report(runs[0], output=options.output, **given)
+    else:
+        page = write_comparison(runs, options.output, **given)
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 VERBS = {
