@@ -11,6 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from ssljax.data.damage import DamagedFrame
 from ssljax.data.index import Segment, VideoIndex, read_index
 from ssljax.data.tiles import Box, decode
+from ssljax.errors import InputError
 
 # Riegeli's defaults are for reading in order: they would read ahead megabytes for each frame.
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
@@ -109,6 +110,27 @@ def read_frames(folder: str | os.PathLike, times: Sequence[float | int]) -> tupl
     records = Records(index)
     numbers = nearest(index.times, np.asarray(times, np.float64))
     return np.stack([records.decode(int(number)) for number in numbers]), index.times[numbers]
+
+
+def read_span(index: VideoIndex, first: float, end: float, *, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The stored frames of a part of a video, evenly spaced: uint8 [t, h, w, 3], and their times in seconds [t].
+
+    Args:
+        index: Of the video.
+        first: The part's first second.
+        end: The part ends before it.
+        most: How many frames at most; of more, every second or third, ..., is read.
+
+    Raises:
+        InputError: The part has fewer than two frames, so that nothing moves.
+    """
+    times = index.times[(index.times >= first) & (index.times < end)]
+    if len(times) < 2:
+        raise InputError(
+            f"{index.folder} has {len(times)} frames in seconds {first:g} to {end:g} of its {index.duration:.1f}; give "
+            "other seconds."
+        )
+    return read_frames(index.folder, times[:: -(-len(times) // most)].tolist())
 
 
 def nearest(times: np.ndarray, targets: np.ndarray) -> np.ndarray:

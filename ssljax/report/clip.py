@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ssljax.data.index import VideoIndex, find_videos
-from ssljax.data.records import read_frames
+from ssljax.data.records import read_span
 from ssljax.data.windows import part
 from ssljax.errors import InputError
 
@@ -53,14 +53,7 @@ def read_clip(data: Mapping[str, Any], video: Path | None, seconds: Sequence[flo
     own = any(folder.is_relative_to(Path(place).resolve()) for place in trained_on)
     used = part(index, data.get("seconds")) if own else (0.0, 0.0)
     first, end = _span(index, used) if seconds is None else seconds
-    times = index.times[(index.times >= first) & (index.times < end)]
-    if len(times) < 2:
-        raise InputError(
-            f"{index.folder} has {len(times)} frames in seconds {first:g} to {end:g} of its {index.duration:.1f}; give "
-            "another part with --seconds."
-        )
-    times = times[:: -(-len(times) // _MOST_FRAMES)]
-    frames, times = read_frames(index.folder, times.tolist())
+    frames, times = read_span(index, first, end, most=_MOST_FRAMES)
     unseen = first >= used[1] or end <= used[0]
     return Clip(index.name, frames, times, unseen)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ssljax.errors import InputError
+from ssljax.evaluate.tracking import consistency, fit_frames, overlap, track_objects
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import normalise
-from ssljax.report.tracks import consistency, fit_frames, overlap, track_objects
 
 FRAMES, SIDE, WIDTH = 6, 12, 32
 
