@@ -28,12 +28,14 @@ from ssljax.evaluate.davis import Davis
 from ssljax.evaluate.discovery import Discovery
 from ssljax.evaluate.encoders import check_size
 from ssljax.evaluate.finetune import FineTune
+from ssljax.evaluate.health import Health
 from ssljax.evaluate.knn import KNN
 from ssljax.evaluate.linear import Linear
 from ssljax.evaluate.linear_segmentation import LinearSegmentation
 from ssljax.evaluate.periodic import Periodic
 from ssljax.evaluate.retrieval import Retrieval, Revisited
 from ssljax.evaluate.segmentation import Segmentation
+from ssljax.evaluate.tracks import TrackConsistency
 from ssljax.models.heads import BatchNormMLP, DINOHead
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Pure
@@ -66,12 +68,14 @@ CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
         "davis": Davis,
         "discovery": Discovery,
         "finetune": FineTune,
+        "health": Health,
         "knn": KNN,
         "linear": Linear,
         "linear_segmentation": LinearSegmentation,
         "retrieval": Retrieval,
         "revisited": Revisited,
         "segmentation": Segmentation,
+        "tracks": TrackConsistency,
     },
     "optimizer": {"adamw": optim.adamw, "lars": optim.lars},
     "schedule": {"cosine": optim.cosine, "linear": optim.linear, "constant": optim.constant},

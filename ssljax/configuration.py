@@ -54,11 +54,14 @@ def evaluate() -> ConfigDict:
     )
     nearest = dict(queue=7, top_k=5, neighbourhood=12, temperature=0.1)
     davis = dict(data="", sequences=(), size=480, multiple=64, **nearest)
+    tracker = dict(epsilon=0.05, iterations=30, layer=-1)
     others = dict(
         segmentation=images | dict(classes=21, labels="index", memory=1_024_000, batch_size=8),
         discovery=dict(data="", binary=False, short_side=0, batch_size=8),
         correspondence=dict(data="", size=placeholder(int), batch_size=16),
         retrieval=dict(data="", size=placeholder(int), batch_size=256, pool="features"),
+        health=dict(data="", size=placeholder(int), batch_size=256, pool="features", seed=0),
+        tracks=dict(video="", size=placeholder(int), seconds=(-5.0, None), frames=48, objects=3, draws=4) | tracker,
     )
     return ConfigDict(dict(every=0, protocols=("knn",), knn=knn, linear=linear, davis=davis, **others))
 

@@ -169,6 +169,36 @@ def _clips(group: Any) -> None:
     _add_pool(group)
 
 
+def _health(group: Any) -> None:
+    group.add_argument("--data", required=True, metavar="DIR", help="prepared images, labelled or not")
+    _add_size(group, 256)
+    _add_pool(group)
+    group.add_argument("--seed", type=int, default=0, help="of the two views of an image (default: %(default)s)")
+
+
+def _tracks(group: Any) -> None:
+    group.add_argument("--video", required=True, metavar="DIR", help="a prepared video")
+    group.add_argument(
+        "--seconds",
+        type=float,
+        nargs=2,
+        default=(-5.0, None),
+        metavar=("FROM", "TO"),
+        help="part of the video, negative ones from its end (default: the last 5)",
+    )
+    group.add_argument("--size", type=int, help="shorter side of frames in pixels (default: what was trained on)")
+    numbers = {
+        "frames": (48, "at most, evenly spaced"),
+        "objects": (3, "followed at once"),
+        "draws": (4, "of heads that objects start from, averaged"),
+        "iterations": (30, "of Sinkhorn-Knopp"),
+        "layer": (-1, "block whose attention, queries and keys are used"),
+    }
+    for name, (value, text) in numbers.items():
+        group.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
+    group.add_argument("--epsilon", type=float, default=0.05, help="of Sinkhorn-Knopp (default: %(default)s)")
+
+
 PROTOCOLS = {
     "knn": ("k nearest neighbours among labelled images", _knn),
     "linear": ("linear classifiers on frozen features, of many learning rates at once", _linear),
@@ -181,6 +211,8 @@ PROTOCOLS = {
     "retrieval": ("images of the same class found among others: mean average precision", _retrieval),
     "revisited": ("landmarks of the revisited Oxford and Paris: mean average precision", _revisited),
     "clips": ("k nearest neighbours among labelled videos", _clips),
+    "health": ("rank, spectrum, alignment and uniformity of features, entropy of attention; no labels", _health),
+    "tracks": ("how well objects are found again along a video; no labels", _tracks),
     "davis": ("segment videos from the first frame's masks", _davis),
 }
 """What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""

@@ -80,12 +80,13 @@ def evaluate(
         **subjects.source,
         "arguments": arguments,
         "data": getattr(built, "data", {}),
+        "shares": all(result.shares for result in results.values()),
         "results": {name: dict(result.metrics) for name, result in results.items()},
         "details": {name: dict(result.details) for name, result in results.items() if result.details},
     }
     path = output or subjects.folder / f"{protocol}.json"
     write_results(path, record)
-    return table(record["results"]), path
+    return table(record["results"], shares=record["shares"]), path
 
 
 def _of_run(workdir: Path, step: int | None) -> Subjects:
@@ -117,11 +118,23 @@ def write_results(path: Path, record: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
-def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return results by row and column as Markdown, shares in per cent."""
-    columns = list(next(iter(results.values())))
+def table(results: Mapping[str, Mapping[str, float]], *, shares: bool = True) -> str:
+    """Return results by row and column as Markdown; a dash where an encoder lacks a metric.
+
+    Args:
+        results: Metrics by name, of each encoder by name.
+        shares: Whether these are shares, given in per cent.
+    """
+    columns = list(dict.fromkeys(column for values in results.values() for column in values))
     width = max(len(name) for name in results)
     rows = [[" " * width, *columns], ["-" * width, *("-" * len(column) for column in columns)]]
     for name, values in results.items():
-        rows.append([name.ljust(width), *(f"{100 * values[column]:.2f}".rjust(len(column)) for column in columns)])
+        cells = [_cell(values[column], shares) if column in values else "-" for column in columns]
+        rows.append(
+            [name.ljust(width), *(cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True))]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: float, share: bool) -> str:
+    return f"{100 * value:.2f}" if share else f"{value:.3f}"

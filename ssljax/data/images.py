@@ -186,15 +186,11 @@ def resized_box(encoded: bytes, shape: tuple[int, int], box: Box, size: int, *, 
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-class Labelled:
-    """A labelled set in its own order, as evaluations read it, any number of times.
+class Ordered:
+    """A set of images in its own order, as evaluations read it, any number of times; labels are not needed.
 
-    Iterating gives (images uint8 [b, size, size, 3], labels int32 [b]), the last batch perhaps shorter. Images are cut
-    as `evaluation_view` says.
-
-    Attributes:
-        classes: Their names.
-        labels: int32 [n], numbers of `classes`.
+    Iterating gives images uint8 [b, size, size, 3], the last batch perhaps shorter. Images are cut as
+    `evaluation_view` says.
 
     Args:
         data: A folder made by `python -m data_prep.images`, or any `ImageSource`.
@@ -203,7 +199,7 @@ class Labelled:
         threads: That decode.
 
     Raises:
-        InputError: The data are not prepared, or have no labels.
+        InputError: The data are not prepared.
     """
 
     def __init__(
@@ -212,29 +208,22 @@ class Labelled:
         self.source: ImageSource = ImageSet(data) if isinstance(data, (str, os.PathLike)) else data
         if size < 1 or batch_size < 1:
             raise InputError(f"size ({size}) and batch_size ({batch_size}) must be at least 1")
-        labels = self.source.labels()
-        if labels is None:
-            raise InputError(
-                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, or name "
-                "another data set"
-            )
-        self.classes, self.checksum = self.source.classes, self.source.checksum
-        self.labels, self.size, self.threads, self._batch = labels, size, threads, batch_size
+        self.checksum, self.size, self.threads, self._batch = self.source.checksum, size, threads, batch_size
 
     def __len__(self) -> int:
         """Return the number of images."""
         return self.source.count
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         """Read the images, a batch ahead."""
         with ThreadPoolExecutor(self.threads) as pool:
             starts = range(0, len(self), self._batch)
             batches = [range(start, min(start + self._batch, len(self))) for start in starts]
             ahead = [pool.submit(self._view, number) for number in batches[0]]
             try:
-                for batch, following in itertools.zip_longest(batches, batches[1:], fillvalue=range(0)):
+                for following in [*batches[1:], range(0)]:
                     pending, ahead = ahead, [pool.submit(self._view, number) for number in following]
-                    yield np.stack([view.result() for view in pending]), self.labels[batch.start : batch.stop]
+                    yield np.stack([view.result() for view in pending])
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -245,6 +234,51 @@ class Labelled:
             raise
         except ValueError as error:
             raise undecodable(self.source, number, error) from error
+
+
+class Labelled:
+    """A labelled set in its own order, as evaluations read it, any number of times.
+
+    Iterating gives (images uint8 [b, size, size, 3], labels int32 [b]), as `Ordered` gives images.
+
+    Attributes:
+        classes: Their names.
+        labels: int32 [n], numbers of `classes`.
+
+    Args:
+        data: See `Ordered`.
+        size: See `Ordered`.
+        batch_size: See `Ordered`.
+        threads: See `Ordered`.
+
+    Raises:
+        InputError: The data are not prepared, or have no labels.
+    """
+
+    def __init__(
+        self, data: str | os.PathLike[str] | ImageSource, *, size: int, batch_size: int = 256, threads: int = 2
+    ) -> None:
+        self._images = Ordered(data, size=size, batch_size=batch_size, threads=threads)
+        self.source = self._images.source
+        labels = self.source.labels()
+        if labels is None:
+            raise InputError(
+                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, or name "
+                "another data set"
+            )
+        self.classes, self.checksum = self.source.classes, self.source.checksum
+        self.labels, self.size, self.threads = labels, size, threads
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Read the images, a batch ahead."""
+        start = 0
+        for images in self._images:
+            yield images, self.labels[start : start + len(images)]
+            start += len(images)
 
 
 def evaluation_view(image: np.ndarray, size: int) -> np.ndarray:

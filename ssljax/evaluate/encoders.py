@@ -42,9 +42,21 @@ def pooled(encoder: Encoder, images: Any, pool: str = "features") -> Float[Array
     Raises:
         InputError: `pool` is neither.
     """
+    check_pool(pool)
+    return _pooled(encoder.model, pool, encoder.params, images)
+
+
+def check_pool(pool: str) -> None:
+    """Raise InputError where `pool` is none of `POOLS`."""
     if pool not in POOLS:
         raise InputError(f"pool is {pool!r}; give one of {', '.join(POOLS)}.")
-    return _pooled(encoder.model, pool, encoder.params, images)
+
+
+def vectors(output: Any, pool: str) -> Float[Array, "b d"]:
+    """Return one vector for each image of an encoder's output, float32; see `pooled`."""
+    if pool == "mean":
+        return jnp.mean(output.patches.astype(jnp.float32), axis=1)
+    return output.features.astype(jnp.float32)
 
 
 def check_size(encoder: Encoder, size: int) -> None:
@@ -60,10 +72,7 @@ def _encode(model: Any, keywords: tuple[tuple[str, Any], ...], params: Any, imag
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pooled(model: Any, pool: str, params: Any, images: Any) -> Float[Array, "b d"]:
-    output = model(params, normalise(images.astype(jnp.float32) / 255.0))
-    if pool == "mean":
-        return jnp.mean(output.patches.astype(jnp.float32), axis=1)
-    return output.features.astype(jnp.float32)
+    return vectors(model(params, normalise(images.astype(jnp.float32) / 255.0)), pool)
 
 
 class PixelOutput(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssljax.data.images import Labelled
+from ssljax.data.images import Labelled, Ordered
 from ssljax.errors import InputError
 
 
@@ -26,9 +26,9 @@ def labelled_pair(*, train: str, test: str, size: int, batch_size: int = 256) ->
     return first, second
 
 
-def described(**sets: Labelled) -> dict[str, Any]:
+def described(**sets: Labelled | Ordered) -> dict[str, Any]:
     """Return what a record of results says of its data."""
     return {
-        name: {"data": labelled.source.where, "images": len(labelled), "checksum": labelled.checksum}
-        for name, labelled in sets.items()
+        name: {"data": images.source.where, "images": len(images), "checksum": images.checksum}
+        for name, images in sets.items()
     }

@@ -18,10 +18,12 @@ class Result:
     Attributes:
         metrics: Scalars by name; accuracies and overlaps are shares from 0 to 1.
         details: What is worth keeping beside them, as JSON has it: a grid of learning rates, scores of each video.
+        shares: Whether the metrics are such shares, which tables give in per cent; others they give as they are.
     """
 
     metrics: Mapping[str, float]
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shares: bool = True
 
 
 @runtime_checkable

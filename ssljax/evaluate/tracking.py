@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from ssljax.errors import InputError
+from ssljax.mesh import replicate
 from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder
 from ssljax.objectives.dora import discover, object_masks, track
@@ -115,7 +116,7 @@ def _track(
     patches, attention, queries, keys = jax.lax.map(encode, frames, batch_size=_FRAMES_AT_ONCE)
     prototypes = discover(attention[:1], queries[:1], patches[:1], heads, epsilon=epsilon, iterations=iterations)
     maps = track(prototypes, keys[None])
-    return maps[0], object_masks(maps)[0], patches
+    return replicate((maps[0], object_masks(maps)[0], patches))
 
 
 def consistency(features: Float[np.ndarray, "t n d"], masks: Bool[np.ndarray, "t k n"]) -> Consistency:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ssljax.evaluate.tracking import Tracks, consistency, fit_frames, overlap, track_objects
+from ssljax.evaluate.tracking import Tracks, fit_frames, track_objects
+from ssljax.evaluate.tracks import choices_of_heads, mean_of, scores_of
 from ssljax.objectives.base import Encoder
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
@@ -19,13 +19,20 @@ from ssljax.report.page import Figure
 # Tracks are drawn and judged at twice the training's resolution, where the grid of patches shows shapes.
 _ZOOM = 2
 _DRAWS_OF_HEADS = 4
+_TITLES = {
+    "tracks_region": "consistency of tracks, regions (-2 to 2)",
+    "tracks_region_still": "regions, masks held still",
+    "tracks_patch": "consistency of tracks, patches (-1 to 1)",
+    "tracks_patch_still": "patches, masks held still",
+    "tracks_overlap": "overlap of two objects (0 to 1)",
+}
 
 
 def draws_of_heads(objective: DoRA | DINO) -> list[tuple[int, ...]]:
     """Return the first few choices of heads for the objects to start from; three objects where the run has none."""
     heads = objective.encoder.abstract.heads
     objects = objective.objects if isinstance(objective, DoRA) else min(3, heads)
-    return list(itertools.islice(itertools.combinations(range(heads), objects), _DRAWS_OF_HEADS))
+    return choices_of_heads(heads, objects, _DRAWS_OF_HEADS)
 
 
 def tracker(objective: DoRA | DINO, encoder: Encoder, clip: Clip) -> Callable[[Sequence[int]], Tracks]:
@@ -39,23 +46,11 @@ def tracker(objective: DoRA | DINO, encoder: Encoder, clip: Clip) -> Callable[[S
 
 def score(objective: DoRA | DINO, follow: Callable[[Sequence[int]], Tracks]) -> dict[str, float]:
     """Return the label-free scores, each a mean over draws of heads."""
-    all_scores: list[dict[str, float]] = []
-    for heads in draws_of_heads(objective):
-        tracks = follow(heads)
-        if len(heads) < 2:
-            return {}
-        scores = consistency(tracks.features, tracks.masks)
-        still = consistency(tracks.features, np.broadcast_to(tracks.masks[:1], tracks.masks.shape))
-        all_scores.append(
-            {
-                "consistency of tracks, regions (-2 to 2)": scores.region,
-                "regions, masks held still": still.region,
-                "consistency of tracks, patches (-1 to 1)": scores.patch,
-                "patches, masks held still": still.patch,
-                "overlap of two objects (0 to 1)": overlap(tracks.masks),
-            }
-        )
-    return {title: float(np.mean([scores[title] for scores in all_scores])) for title in all_scores[0]}
+    choices = draws_of_heads(objective)
+    if len(choices[0]) < 2:
+        return {}
+    means = mean_of([scores_of(follow(heads)) for heads in choices])
+    return {title: means[name] for name, title in _TITLES.items()}
 
 
 def draw(objective: DoRA | DINO, tracks: Tracks, clip: Clip, folder: Path, name: str) -> list[Figure]:
