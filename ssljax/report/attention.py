@@ -53,7 +53,9 @@ def show_attention(
     model, path = vit_of(subject, "attention"), output_of(subject, output, "attention.png")
     chosen = list(range(model.heads) if heads is None else heads)
     if not chosen or not all(0 <= head < model.heads for head in chosen):
-        raise InputError(f"--heads is {chosen}, but the encoder's heads are 0 to {model.heads - 1}; give some of those.")
+        raise InputError(
+            f"--heads is {chosen}, but the encoder's heads are 0 to {model.heads - 1}; give some of those."
+        )
     size = 2 * subject.size if size is None else size
     shown = inputs_of(subject, inputs, count, seconds)
     attention = attention_maps(subject.encoder, shown.images, size=size, layer=layer)

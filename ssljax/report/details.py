@@ -60,8 +60,13 @@ def _curve(name: str, values: Mapping[str, Sequence[float]]) -> Block:
         Line(label, np.column_stack([np.arange(1, len(some) + 1), np.asarray(some, np.float64)]), i)
         for i, (label, some) in enumerate(values.items())
     ]
-    picture = draw_panel(Panel(spoken(name), lines), x="number", logarithmic=name == "spectrum")
+    picture = draw_panel(Panel(spoken(name), lines), x="number", logarithmic=_falls(values))
     return Gallery([Figure(name, picture, f"{spoken(name)} of {', '.join(values)}, against the number in the list.")])
+
+
+def _falls(values: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether curves fall over orders of magnitude, as spectra do."""
+    return all(some[0] > 100 * some[-1] >= 0 and sorted(some, reverse=True) == list(some) for some in values.values())
 
 
 def _records(value: Any) -> dict[str, dict[str, Any]]:
@@ -69,6 +74,12 @@ def _records(value: Any) -> dict[str, dict[str, Any]]:
     if isinstance(value, Mapping):
         if all(map(_is_plain, value.values())):
             return {str(name): {"": one} for name, one in value.items()}
+        if all(_is_plain(one) or isinstance(one, list) for one in value.values()):
+            return {
+                row: {"": one}
+                for name, some in value.items()
+                for row, one in (_numbered(name, some) if isinstance(some, list) else [(spoken(name), some)])
+            }
         return {str(name): _fields(one) for name, one in value.items()}
     if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         key = next(iter(value[0]))
@@ -76,6 +87,10 @@ def _records(value: Any) -> dict[str, dict[str, Any]]:
     if isinstance(value, list):
         return {str(i): _fields(one) for i, one in enumerate(value, 1)}
     return {"": {"": value}}
+
+
+def _numbered(name: str, values: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [(f"{spoken(name)}, {i}", value) for i, value in enumerate(values, 1)]
 
 
 def _fields(value: Any, but: str = "") -> dict[str, Any]:

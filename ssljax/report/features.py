@@ -69,7 +69,9 @@ def patch_side(encoder: Encoder, size: int) -> int:
         return encoder.model.abstract.patch_size
     out = jax.eval_shape(encoder.model, encoder.params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     if not hasattr(out, "patches"):
-        raise InputError(f"{type(encoder.model.abstract).__name__} returns no features of patches; take a ViT or ResNet.")
+        raise InputError(
+            f"{type(encoder.model.abstract).__name__} returns no features of patches; take a ViT or ResNet."
+        )
     return round(size / out.patches.shape[1] ** 0.5)
 
 

@@ -47,8 +47,10 @@ EVALUATED: Mapping[str, Sequence[str]] = {
 """Panels of evaluation, by patterns; all are shares. What matches `_ALONE` is evaluation too, in a panel each."""
 
 _ALONE = ("tracks_*", "health_*")
-_LOWER = ("davis_*_decay", "health_alignment", "health_uniformity")
-_NEITHER = ("health_attention_entropy*",)
+_LOWER = ("davis_*_decay", "health_alignment", "health_uniformity", "tracks_overlap")
+_NEITHER = ("health_attention_entropy*", "tracks_*_still")
+_WRITTEN = {"knn": "k-NN", "davis": "DAVIS", "j": "J", "f": "F", "map": "mAP", "miou": "mIoU", "corloc": "CorLoc"}
+_WRITTEN |= {"pck": "PCK", "rankme": "RankMe", "kl": "KL", "iou": "IoU", "cls": "CLS"}
 
 
 class Line(NamedTuple):
@@ -111,7 +113,7 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
 
 def spoken(name: str) -> str:
     """Return a metric's name as people read it."""
-    return name.replace("_", " ")
+    return " ".join(_WRITTEN.get(word, word) for word in name.split("_")).replace("J and F", "J&F")
 
 
 def is_share(name: str) -> bool:
@@ -120,9 +122,9 @@ def is_share(name: str) -> bool:
 
 
 def best_of(name: str, values: Sequence[float]) -> float | None:
-    """Return the best of a protocol's values of a metric; None where none is better than another."""
+    """Return the best of several encoders' values of a protocol's metric; None where none is better than another."""
     finite = [value for value in values if np.isfinite(value)]
-    if len(finite) < 2 or _matches(name, _NEITHER):
+    if len(set(finite)) < 2 or _matches(name, _NEITHER):
         return None
     return min(finite) if _matches(name, _LOWER) else max(finite)
 

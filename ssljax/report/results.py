@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,10 @@ from typing import Any, NamedTuple
 from ssljax import configuration
 from ssljax.errors import InputError
 from ssljax.report.details import detail_sections
-from ssljax.report.metrics import best_of, is_share, spoken
+from ssljax.report.metrics import best_of, spoken
 from ssljax.report.page import Alert, Best, Block, Section, Table, Text
 
-_PLACES = ("train", "test", "data", "masks")  # where things lie changes no result
+_PLACES = ("train", "test", "data", "video", "masks")  # where things lie changes no result
 
 
 class Evaluated(NamedTuple):
@@ -25,6 +24,7 @@ class Evaluated(NamedTuple):
         protocol: Its name.
         step: Of the checkpoint; None of a file of weights, which does not say.
         weights: The file of weights, or "".
+        shares: Whether the metrics are shares, shown in per cent.
         measured: The arguments and the data, plain.
         results: Metrics by encoder.
         details: What there is beside them, by encoder.
@@ -34,6 +34,7 @@ class Evaluated(NamedTuple):
     protocol: str
     step: int | None
     weights: str
+    shares: bool
     measured: Mapping[str, Any]
     results: Mapping[str, Mapping[str, float]]
     details: Mapping[str, Mapping[str, Any]]
@@ -57,6 +58,7 @@ def _read(path: Path) -> Evaluated:
             _text(record["protocol"]),
             None if record.get("step") is None else int(record["step"]),
             str(record.get("weights", "")),
+            bool(record.get("shares", True)),
             {"arguments": dict(record.get("arguments", {})), "data": dict(record.get("data", {}))},
             {_text(encoder): _numbers(metrics) for encoder, metrics in record["results"].items()},
             {encoder: dict(details) for encoder, details in record.get("details", {}).items()},
@@ -102,7 +104,12 @@ def _section(protocol: str, runs: Mapping[str, Sequence[Evaluated]], shown: Mapp
         one.file: ", ".join([run] * (len(runs) > 1) + [one.file.stem] * (len(found[run]) > 1)) for run, one in files
     }
     encoders = [(_label(labels[one.file], name), metrics) for _, one in files for name, metrics in one.results.items()]
-    blocks: list[Block] = [_table(encoders), *_said(files, shown), *_other_conditions([one for _, one in files])]
+    shares = all(one.shares for _, one in files)
+    blocks: list[Block] = [
+        _table(protocol, encoders, shares),
+        *_said(files, shown),
+        *_other_conditions([one for _, one in files]),
+    ]
     details = {
         _label(labels[one.file], encoder): details for _, one in files for encoder, details in one.details.items()
     }
@@ -115,20 +122,19 @@ def _label(prefix: str, encoder: str) -> str:
     return f"{prefix}: {encoder}" if prefix else encoder
 
 
-def _table(encoders: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
+def _table(protocol: str, encoders: Sequence[tuple[str, Mapping[str, float]]], shares: bool) -> Table:
     names = list(dict.fromkeys(name for _, metrics in encoders for name in metrics))
     best = {name: best_of(name, [metrics[name] for _, metrics in encoders if name in metrics]) for name in names}
-    rows = [
-        (label, *(metric_cell(name, metrics[name], best[name]) if name in metrics else "–" for name in names))
-        for label, metrics in encoders
-    ]
-    return Table(("", *(f"{spoken(name)} (%)" if is_share(name) else spoken(name) for name in names)), rows)
+    rows = [(label, *(_cell(metrics.get(name), best[name], shares) for name in names)) for label, metrics in encoders]
+    heads = [spoken(name.removeprefix(f"{protocol}_")) + " (%)" * shares for name in names]
+    return Table(("", *heads), rows)
 
 
-def metric_cell(name: str, value: float, best: float | None = None) -> str:
-    """Return a metric as a cell: a share in per cent, the best in bold."""
-    text = f"{100 * value:.2f}" if is_share(name) else f"{value:.3f}"
-    return Best(text) if best is not None and math.isclose(value, best, rel_tol=1e-9) else text
+def _cell(value: float | None, best: float | None, shares: bool) -> str:
+    if value is None:
+        return "–"
+    text = f"{100 * value:.2f}" if shares else f"{value:.3f}"
+    return Best(text) if value == best else text
 
 
 def _said(files: Sequence[tuple[str, Evaluated]], shown: Mapping[str, int]) -> Iterator[str]:
