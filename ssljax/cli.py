@@ -116,6 +116,16 @@ def _show_reconstructions(options: argparse.Namespace, overrides: Sequence[str])
     print(f"wrote {output}, of {'what training left out' if unseen else 'the training data'}")
 
 
+def _show_picture(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.report.subject import read_subject
+
+    given = vars(options)
+    picture, _ = given.pop("picture"), given.pop("verb")
+    draw = getattr(importlib.import_module(f"ssljax.report.{picture}"), f"show_{picture}")
+    subject = read_subject(given.pop("workdir"), given.pop("step"), given.pop("weights"))
+    print(f"wrote {draw(subject, given.pop('output'), **given)}")
+
+
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.report.run import write_report
     from ssljax.report.runs import write_comparison
@@ -138,6 +148,7 @@ VERBS = {
     "evaluate": _evaluate,
     "show_views": _show_views,
     "show_reconstructions": _show_reconstructions,
+    "show_picture": _show_picture,
     "report": _report,
 }
 

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, UInt8
 
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
+from ssljax.evaluate.tracking import fit_frames
 from ssljax.objectives.base import Encoder
 from ssljax.report.inputs import covered
 from ssljax.report.picture import enlarged, labelled_grid, resize_to, with_note
 from ssljax.report.subject import Subject, inputs_of, output_of, vit_of
-from ssljax.report.tracks import fit_frames
 
 _SIDE = 160
-_DIM = 0.35
+_DIM = 0.5
 
 
 def show_attention(
@@ -60,7 +60,7 @@ def show_attention(
     shown = inputs_of(subject, inputs, count, seconds)
     attention = attention_maps(subject.encoder, shown.images, size=size, layer=layer)
     pictures = [covered(image, size=size, patch_size=model.patch_size) for image in shown.images]
-    note = f"{subject.name}: CLS attention in block {layer % model.depth + 1} of {model.depth}. "
+    note = f"{subject.name}: CLS attention in block {layer % model.depth} of 0 to {model.depth - 1}. "
     draw_attention(pictures, attention, path, heads=chosen, names=shown.names, threshold=threshold, note=note)
     return path
 
@@ -122,17 +122,21 @@ def draw_attention(
     columns = ["", "mean", *(f"head {head}" for head in chosen)]
     sheet = labelled_grid(rows, row_names=names or [""] * len(rows), column_names=columns)
     kept = "" if threshold is None else f" Kept: the patches that hold {threshold:.0%} of it."
-    with_note(sheet, f"{note}Each map from 0 (dark) to its own largest value (bright).{kept}").save(path, optimize=True)
+    with_note(sheet, f"{note}Each map from its smallest (dark) to its largest value (bright).{kept}").save(
+        path, optimize=True
+    )
 
 
 def heated(
     image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "_ _"], threshold: float | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image in grey under the heat of values on its patches, as far as they are kept; see `draw_attention`."""
-    heat = enlarged(np.asarray(values, np.float32) / max(float(values.max()), 1e-12), image.shape[:2], smooth=True)
-    colours = 255 * matplotlib.colormaps["inferno"](np.clip(heat, 0, 1))[..., :3]
+    """Return an image in grey under the heat of its patches' values, those that are kept; see `draw_attention`."""
+    low, high = float(values.min()), float(values.max())
+    scaled = np.asarray((values - low) / max(high - low, 1e-12), np.float32)
+    heat = np.clip(enlarged(scaled, image.shape[:2], smooth=True), 0, 1)
+    colours = 255 * matplotlib.colormaps["inferno"](0.2 + 0.8 * heat)[..., :3]
     grey = _DIM * image.mean(axis=-1, keepdims=True)
-    alpha = 0.25 + 0.75 * np.clip(heat, 0, 1)[..., None]
+    alpha = 0.3 + 0.6 * heat[..., None]
     picture = (1 - alpha) * grey + alpha * colours
     if threshold is not None:
         kept = enlarged(kept_mass(values, threshold).astype(np.float32), image.shape[:2], smooth=False) > 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -117,7 +118,7 @@ def draw_embedding(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     size = float(np.clip(9000 / len(points), 4, 40))
-    style = {"s": size, "linewidths": 0, "alpha": 0.85}
+    style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.85}
     if labels is None:
         axes.scatter(*points.T, color=COLOURS[0], **style)
     else:
@@ -131,9 +132,9 @@ def draw_embedding(
         for place, label in enumerate(named):
             colour, marker = COLOURS[place % len(COLOURS)], "o" if place < len(COLOURS) else "^"
             axes.scatter(*points[labels == label].T, color=colour, marker=marker, label=classes[label], **style)
-        legend = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "handletextpad": 0.2}
-        handles = axes.legend(fontsize=11, labelcolor=_TEXT, **legend).legend_handles
-        for handle in handles:
+        where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        legend: Any = axes.legend(fontsize=11, labelcolor=_TEXT, frameon=False, handletextpad=0.2, **where)
+        for handle in legend.legend_handles:
             handle.set_sizes([50])
             handle.set_alpha(1)
     axes.set_title(title, fontsize=11, color=_TEXT)

@@ -13,12 +13,12 @@ from sklearn.decomposition import PCA
 
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
+from ssljax.evaluate.tracking import fit_frames
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.report.inputs import covered
-from ssljax.report.picture import enlarged, labelled_grid, resize_to, with_note
+from ssljax.report.picture import enlarged, labelled_grid, resize_to, stacked, with_note
 from ssljax.report.subject import Subject, inputs_of, output_of
-from ssljax.report.tracks import fit_frames
 
 _SIDE = 176
 _PER_ROW = 4
@@ -149,12 +149,12 @@ def draw_features(
     colours = principal_colours(features, foreground=foreground)
     large = [resize_to(image, _SIDE) for image in images]
     painted = [enlarged(c, image.shape[:2], smooth=False) for c, image in zip(colours, large, strict=True)]
-    names, per_row = names or [""] * len(images), min(_PER_ROW, len(images))
-    rows: list[Sequence[np.ndarray]] = []
-    for start in range(0, len(images), per_row):
-        rows += [large[start : start + per_row], painted[start : start + per_row]]
-    sheet = labelled_grid(rows, row_names=[""] * len(rows), column_names=[""] * per_row)
-    with_note(sheet, f"{note}first three principal components of the patch features").save(path, optimize=True)
+    names, sheets = names or [""] * len(images), []
+    for start in range(0, len(images), _PER_ROW):
+        part = slice(start, start + _PER_ROW)
+        sheets.append(labelled_grid([large[part], painted[part]], row_names=["", ""], column_names=names[part]))
+    sheet = stacked(sheets)
+    with_note(sheet, f"{note}first three principal components of the patch features.").save(path, optimize=True)
 
 
 def _components(flat: np.ndarray, count: int) -> np.ndarray:

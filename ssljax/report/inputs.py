@@ -44,14 +44,17 @@ class Inputs(NamedTuple):
     times: list[float] | None = None
 
 
-def read_inputs(places: Sequence[Path], *, count: int, seconds: Sequence[float] | None = None) -> Inputs:
+def read_inputs(
+    places: Sequence[Path], *, count: int, seconds: Sequence[float] | None = None, config: ConfigDict | None = None
+) -> Inputs:
     """Return at most `count` images or frames, evenly spaced over what is there.
 
     Args:
         places: Image files, or one of: a folder of them (not those below it), a prepared set of images, a prepared
             video or a folder of some, of which the first is taken, a video file.
         count: The most.
-        seconds: The part (from, to) of a video; its last 5 by default.
+        seconds: The part (from, to) of a video; by default what the run left out at its end, or else its last 5.
+        config: The run's, whose own videos may be among these.
 
     Raises:
         InputError: Something cannot be read, or there is nothing of the kind.
@@ -71,7 +74,7 @@ def read_inputs(places: Sequence[Path], *, count: int, seconds: Sequence[float] 
     if files and not (place / INDEX).is_file():
         _no_seconds(seconds, place)
         return _read_files(files, count)
-    return _read_prepared({"video": ()}, place, count, seconds)
+    return _read_prepared({} if config is None else config.data.to_dict(), place, count, seconds)
 
 
 def own_inputs(config: ConfigDict, *, count: int, seconds: Sequence[float] | None = None) -> Inputs:

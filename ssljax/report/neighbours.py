@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ssljax.data.images import evaluation_view
-from ssljax.data.imageset import ImageSource
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import pooled
 from ssljax.objectives.base import Encoder
@@ -70,14 +69,14 @@ def show_neighbours(
     else:
         images, queries = [view(source, searched[place]) for place in places], features[places]
     found, similarities = nearest(queries, features, neighbours, exclude=places)
-    labels = [label_names(source, searched[row]) for row in found]
+    labels = [label_names(source, searched[row]) or [] for row in found]
     draw_neighbours(
         images,
         [[view(source, searched[place]) for place in row] for row in found],
         similarities,
         path,
         query_labels=None if places is None else label_names(source, searched[places]),
-        neighbour_labels=None if labels[0] is None else labels,
+        neighbour_labels=labels if labels[0] else None,
     )
     return path
 

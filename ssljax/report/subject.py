@@ -70,7 +70,7 @@ def inputs_of(subject: Subject, places: Sequence[Path], count: int, seconds: Seq
     if count < 1:
         raise InputError(f"--count is {count}; give at least 1.")
     if places:
-        return read_inputs(places, count=count, seconds=seconds)
+        return read_inputs(places, count=count, seconds=seconds, config=subject.config)
     if subject.config is None:
         raise InputError("Weights come without data; name images, a folder of them, a prepared folder or a video.")
     return own_inputs(subject.config, count=count, seconds=seconds)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from ssljax.errors import InputError
+from ssljax.evaluate.tracking import fit_frames, track_objects
 from ssljax.objectives.dora import DoRA
 from ssljax.report.figures import draw_tracks
 from ssljax.report.inputs import covered
 from ssljax.report.picture import overlay_all, resize_to
 from ssljax.report.subject import Subject, inputs_of, output_of, vit_of
-from ssljax.report.tracks import fit_frames, track_objects
 
 _SIDE = {".mp4": 480, ".gif": 240}
 _RATE = 10.0  # frames a second where nothing says when they were taken
@@ -41,7 +40,7 @@ def show_tracks(
 
     Args:
         subject: Whose encoder is a ViT.
-        output: An .mp4 or .gif file that moves, or a .png of some frames; tracks.mp4 in the subject's folder by default.
+        output: FILE.mp4 or FILE.gif, or FILE.png of some frames; tracks.mp4 in the subject's folder by default.
         inputs: What to look at; see `inputs_of`. A folder of images is the frames of a video, in the order of names.
         count: The most frames.
         seconds: The part of a video.
@@ -101,10 +100,36 @@ def draw_moving(
     if path.suffix not in _SIDE:
         raise InputError(f"{path} is no kind of moving picture that can be written; give an .mp4 or .gif file.")
     side = _SIDE[path.suffix]
-    pictures = [overlay_all(resize_to(frame, side), *of) for frame, *of in zip(frames, maps, masks, strict=True)]
+    pictures = [
+        overlay_all(resize_to(frame, side), weights, kept, grid)
+        for frame, weights, kept in zip(frames, maps, masks, strict=True)
+    ]
     if path.suffix == ".mp4":
         write_video(pictures, path, frames_per_second=frames_per_second)
         return
     images = [Image.fromarray(picture).quantize(dither=Image.Dither.NONE) for picture in pictures]
     duration = round(100 / frames_per_second) * 10
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0, optimize=True)
+
+
+def write_video(pictures: Sequence[UInt8[np.ndarray, "h w 3"]], path: Path, *, frames_per_second: float) -> None:
+    """Write pictures of one size as H.264 in 4:2:0 and BT.709, their last row and column left out where odd.
+
+    Raises:
+        InputError: PyAV was built without an H.264 encoder.
+    """
+    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])
+    with av.open(str(path.absolute()), "w", options={"movflags": "faststart"}) as container:
+        try:
+            stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
+        except (av.FFmpegError, ValueError) as error:
+            raise InputError(f"{path} cannot be written ({error}); give a file that ends in .gif.") from error
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "18", "x264-params": "log-level=-1"}
+        for name in ("colorspace", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, name, _BT709)
+        for picture in pictures:
+            cut = np.ascontiguousarray(picture[:height, :width])
+            frame = av.VideoFrame.from_ndarray(cut, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(stream.encode())
