@@ -27,14 +27,17 @@ def detail_sections(details: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     names = list(dict.fromkeys(name for some in details.values() for name in some))
     single: list[tuple[str, ...]] = []
     blocks: list[Block] = []
+    curves: list[Figure] = []
     for name in names:
         values = {label: some[name] for label, some in details.items() if name in some}
         if all(map(_is_plain, values.values())):
             single.append((spoken(name), *(_cell(values[label]) if label in values else "–" for label in details)))
         elif all(map(_is_long_list, values.values())):
-            blocks.append(_curve(name, values))
+            curves.append(_curve(name, values))
         else:
             blocks += _table(name, {label: _records(value) for label, value in values.items()})
+    if curves:
+        blocks.insert(0, Gallery(curves))
     if single:
         blocks.insert(0, Section("Details", [Table(("", *details), single)], closed=True))
     return blocks
@@ -55,13 +58,13 @@ def _cell(value: Any, share: bool = False) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def _curve(name: str, values: Mapping[str, Sequence[float]]) -> Block:
+def _curve(name: str, values: Mapping[str, Sequence[float]]) -> Figure:
     lines = [
         Line(label, np.column_stack([np.arange(1, len(some) + 1), np.asarray(some, np.float64)]), i)
         for i, (label, some) in enumerate(values.items())
     ]
     picture = draw_panel(Panel(spoken(name), lines), x="number", logarithmic=_falls(values))
-    return Gallery([Figure(name, picture, f"{spoken(name)} of {', '.join(values)}, against the number in the list.")])
+    return Figure("", picture, f"{spoken(name)} of {', '.join(values)}, against the number in the list")
 
 
 def _falls(values: Mapping[str, Sequence[float]]) -> bool:
@@ -90,7 +93,7 @@ def _records(value: Any) -> dict[str, dict[str, Any]]:
 
 
 def _numbered(name: str, values: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(f"{spoken(name)}, {i}", value) for i, value in enumerate(values, 1)]
+    return [(f"{spoken(name)} {i}", value) for i, value in enumerate(values, 1)]
 
 
 def _fields(value: Any, but: str = "") -> dict[str, Any]:

@@ -52,6 +52,11 @@ details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--link); }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; font-family: ui-monospace, monospace;
   font-size: .85rem; }
+@media (max-width: 600px) {
+  td { white-space: normal; }
+  th, td { padding-right: .8rem; }
+  tbody th { min-width: 6rem; }
+}
 """
 
 

@@ -64,7 +64,7 @@ def _of_vit(run: build.Restored, clip: Clip | None, folder: Path) -> list[Figure
             "The attention of the CLS token over the patches in the last block: the mean over heads, and each head's.",
         ),
         Figure(
-            "What its patches are alike",
+            "Which patches are alike",
             features,
             "The first three principal components of the patch features as red, green and blue: patches of the same "
             "colour have similar features, across all of the images.",

@@ -126,7 +126,8 @@ def _table(protocol: str, encoders: Sequence[tuple[str, Mapping[str, float]]], s
     names = list(dict.fromkeys(name for _, metrics in encoders for name in metrics))
     best = {name: best_of(name, [metrics[name] for _, metrics in encoders if name in metrics]) for name in names}
     rows = [(label, *(_cell(metrics.get(name), best[name], shares) for name in names)) for label, metrics in encoders]
-    heads = [spoken(name.removeprefix(f"{protocol}_")) + " (%)" * shares for name in names]
+    short = {name: name.removeprefix(f"{protocol}_") for name in names}
+    heads = [spoken(name if short[name].isdigit() else short[name]) + " (%)" * shares for name in names]
     return Table(("", *heads), rows)
 
 
