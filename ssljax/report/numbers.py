@@ -35,9 +35,10 @@ def run_numbers(workdir: Path, run: build.Restored, metrics: Lines) -> dict[str,
     }
     if rates:
         numbers["time of training"] = _duration(_seconds(metrics, size))
-        numbers["throughput"] = f"{np.median(rates):,.1f} samples a second (median), {max(rates):,.1f} at best"
+        numbers["samples a second, median"] = f"{np.median(rates):,.1f}"
+        numbers["samples a second, at best"] = f"{max(rates):,.1f}"
     if waits:
-        numbers["waiting for data"] = f"{100 * float(np.median(waits)):.1f} % of the time (median)"
+        numbers["waiting for data, median"] = f"{100 * float(np.median(waits)):.1f} % of the time"
     numbers["devices"] = "; ".join(read_starts(workdir)) or "not recorded"
     numbers["parameters trained"] = f"{_count(run.state.params):,}"
     numbers |= {f"parameters of the {name}": f"{_count(tree):,}" for name, tree in models.items() if tree is not None}

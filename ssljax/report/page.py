@@ -36,7 +36,7 @@ nav ul { list-style: none; margin: 1rem 0 0; padding: 0; display: flex; flex-wra
 .wide { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-tbody th { font-weight: normal; min-width: 8rem; }
+tbody th { font-weight: normal; white-space: nowrap; }
 thead th { color: var(--quiet); font-weight: 600; font-size: .9rem; vertical-align: bottom; }
 td { white-space: nowrap; }
 figure { margin: .6rem 0 0; }
@@ -53,7 +53,7 @@ summary { cursor: pointer; color: var(--link); }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; font-family: ui-monospace, monospace;
   font-size: .85rem; }
 @media (max-width: 600px) {
-  td { white-space: normal; }
+  td, tbody th { white-space: normal; }
   th, td { padding-right: .8rem; }
   tbody th { min-width: 6rem; }
 }

@@ -13,11 +13,10 @@ import numpy as np
 from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.report.clip import Clip
-from ssljax.report.curves import draw_panel, sheet
-from ssljax.report.metrics import Panel, panels
-from ssljax.report.page import Block, Code, Figure, Gallery, Links, Section, Table, Text, write_page
+from ssljax.report.page import Code, Links, Section, Table, Text, write_page
 from ssljax.report.results import result_sections
 from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, study
+from ssljax.report.training import training_section
 
 NOTE = (
     f"Measured on the first {SAMPLES} samples of the run's data, with what the objective logs while it trains; the "
@@ -70,7 +69,7 @@ def write_report(
                 "Trained, and at random initialisation", [_scores(shown), NOTE if shown.clip is None else TRACKS_NOTE]
             ),
             *evaluation_sections({workdir.name: shown}),
-            *_curves(shown, folder),
+            training_section({"": shown.metrics}, folder),
             *(Section(figure.title, [figure._replace(title="")]) for figure in shown.figures),
             *link_sections(links, page.parent),
             Section("How it was made", [Code(command([workdir], step, video, seconds, output))]),
@@ -133,17 +132,6 @@ def evaluation_sections(shown: Mapping[str, Study]) -> list[Section]:
     return [Section("Evaluation", sections)] if sections else []
 
 
-def galleries(named: Mapping[str, Sequence[Panel]], folder: Path | None) -> Iterator[tuple[str, Gallery]]:
-    """Return the curves of panels by name, and write each gallery as one picture, NAME.png, into a folder if any."""
-    for name, some in named.items():
-        if some:
-            pictures = [draw_panel(panel) for panel in some]
-            if folder is not None:
-                sheet(pictures).save(folder / f"{name}.png", optimize=True)
-            captions = [f"{panel.title}, against the number of updates" for panel in some]
-            yield name, Gallery([Figure("", image, text) for image, text in zip(pictures, captions, strict=True)])
-
-
 def _scores(shown: Study) -> Table:
     rows = [
         (title, f"{value:.3f}", _spread([one[title] for one in shown.random])) for title, value in shown.trained.items()
@@ -153,19 +141,6 @@ def _scores(shown: Study) -> Table:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def _curves(shown: Study, folder: Path) -> list[Section]:
-    logged = panels({"": shown.metrics})
-    names = {"curves": logged.training, "evaluations": logged.evaluation, "others": logged.other}
-    drawn = dict(galleries(names, folder))
-    blocks: list[Block] = ["What the run logged, against the number of updates."]
-    blocks += [drawn["curves"]] if "curves" in drawn else []
-    if "evaluations" in drawn:
-        blocks += [Section("Evaluated meanwhile", [drawn["evaluations"]])]
-    if "others" in drawn:
-        blocks += [Section("Throughput, and all else that was logged", [drawn["others"]], closed=True)]
-    return [Section("Training", blocks)]
 
 
 def _configuration(shown: Study) -> Table:

@@ -9,11 +9,10 @@ import numpy as np
 
 from ssljax import build, configuration
 from ssljax.errors import InputError
-from ssljax.report.curves import colour_of
-from ssljax.report.metrics import panels
-from ssljax.report.page import Block, Code, Legend, Section, Table, Text, write_page
-from ssljax.report.run import check_links, command, evaluation_sections, galleries, link_sections, opened
+from ssljax.report.page import Code, Section, Table, Text, write_page
+from ssljax.report.run import check_links, command, evaluation_sections, link_sections, opened
 from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, study, tracks
+from ssljax.report.training import legend, training_section
 
 _MANY_KEYS = 20
 _NOTE = (
@@ -60,11 +59,11 @@ def write_comparison(
         if (video or seconds) and all(one.clip is None for one in shown.values()):
             raise InputError("--video and --seconds choose where tracks are shown, and none of these runs has any.")
         sections = [
-            Section("The runs", [_legend(names), _numbers(shown)]),
+            Section("The runs", [legend(names), _numbers(shown)]),
             _differences(shown),
             Section("What the objectives measure", [_scores(shown), _NOTE]),
             *evaluation_sections(shown),
-            _curves(shown, folder if page.parent == folder else None),
+            training_section({name: one.metrics for name, one in shown.items()}, folder),
             *_pictures(shown),
             *link_sections(links, page.parent),
             Section("How it was made", [Code(command(workdirs, step, video, seconds, output))]),
@@ -87,10 +86,6 @@ def short_names(workdirs: Sequence[Path]) -> list[str]:
     while len({place.parts[-count:] for place in places}) < len(places):
         count += 1
     return ["/".join(place.parts[-count:]) for place in places]
-
-
-def _legend(names: Sequence[str]) -> Legend:
-    return Legend([(name, colour_of(i)) for i, name in enumerate(names)])
 
 
 def _numbers(shown: Mapping[str, Study]) -> Table:
@@ -126,20 +121,6 @@ def _score(one: Study, title: str) -> str:
     if title not in one.trained:
         return "–"
     return f"{one.trained[title]:.3f} ({np.mean([scores[title] for scores in one.random]):.3f})"
-
-
-def _curves(shown: Mapping[str, Study], folder: Path | None) -> Section:
-    logged = panels({name: one.metrics for name, one in shown.items()})
-    names = {"curves": logged.training, "evaluations": logged.evaluation, "others": logged.other}
-    drawn = dict(galleries(names, folder))
-    legend = _legend(list(shown))
-    blocks: list[Block] = ["What the runs logged, against the number of updates.", legend]
-    blocks += [drawn["curves"]] if "curves" in drawn else []
-    if "evaluations" in drawn:
-        blocks += [Section("Evaluated meanwhile", [legend, drawn["evaluations"]])]
-    if "others" in drawn:
-        blocks += [Section("Throughput, and all else that was logged", [legend, drawn["others"]], closed=True)]
-    return Section("Training", blocks)
 
 
 def _pictures(shown: Mapping[str, Study]) -> Iterator[Section]:
