@@ -8,6 +8,7 @@ import pytest
 import toy  # noqa: F401  it takes configuration.load, which must not be a replaced one
 
 from ssljax import build, configuration, mesh
+from ssljax.checkpoint import Checkpoints, Record
 from ssljax.errors import InputError
 from ssljax.report.numbers import run_numbers
 from ssljax.starts import read_starts, record_start
@@ -33,6 +34,19 @@ def test_numbers_are_those_of_the_run(tmp_path):
     assert (numbers["parameters trained"], numbers["parameters of the encoder"]) == ("11", "6")
     assert numbers["devices"] == f"8 × cpu (data=2, fsdp=4; JAX {jax.__version__})"
     assert "best checkpoint" not in numbers
+
+
+def test_the_best_checkpoint_kept_is_told_to_another_process(tmp_path):
+    settings = {"best_metric": "knn_20", "best_mode": "max"}
+    checkpoints = Checkpoints(tmp_path, keep=1, **settings)
+    for step, value in ((1, 0.25), (2, 0.5), (3, 0.125)):
+        checkpoints.save(step, {"a": jnp.zeros(2)}, Record(step, "", {}), {"knn_20": value})
+    checkpoints.wait()
+    checkpoints.close()
+    for given, best in ((settings, (2, 0.5)), ({}, None)):
+        again = Checkpoints(tmp_path, **given)
+        assert again.best() == best
+        again.close()
 
 
 def test_starts_are_told_once_each_and_in_order(tmp_path):
