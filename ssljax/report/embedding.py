@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.manifold import TSNE
 
 from ssljax.errors import InputError
 from ssljax.report.inputs import spread, view
@@ -94,6 +93,8 @@ def embed(
         from umap import UMAP
 
         return UMAP(n_neighbors=round(perplexity), random_state=seed).fit_transform(unit)
+    from sklearn.manifold import TSNE  # takes a second, and no other picture needs it
+
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
 
 

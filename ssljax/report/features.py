@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from sklearn.decomposition import PCA
 
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
@@ -164,6 +163,8 @@ def _components(flat: np.ndarray, count: int) -> np.ndarray:
             f"{flat.shape[0]} patches of {flat.shape[1]} features have no {count} principal components; give more "
             "or larger images, or another encoder."
         )
+    from sklearn.decomposition import PCA  # takes a second, and few pictures need it
+
     return PCA(count, svd_solver="full").fit_transform(flat)
 
 
