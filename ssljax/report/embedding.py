@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
+from matplotlib.lines import Line2D
 
 from ssljax.errors import InputError
 from ssljax.report.inputs import spread, view
@@ -59,7 +60,7 @@ def show_embedding(
     size = subject.size if size is None else size
     numbers, labels = spread(source.count, most), source.labels()
     _check(method, len(numbers), perplexity)
-    features = encoded(subject.encoder, (view(source, number, size) for number in numbers), pool)
+    features = encoded(subject.encoder, (view(source, int(number), size) for number in numbers), pool)
     points = embed(features, method=method, perplexity=perplexity, seed=seed)
     draw_embedding(
         points,
@@ -92,6 +93,8 @@ def embed(
         from umap import UMAP
 
         return UMAP(n_neighbors=round(perplexity), random_state=seed).fit_transform(unit)
+    from sklearn.manifold import TSNE  # takes a second, and no other picture needs it
+
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
 
 
@@ -114,33 +117,45 @@ def draw_embedding(
         classes: Their names.
         title: Above the picture.
     """
-    figure = Figure(figsize=(7.2 if labels is not None else 5.6, 5.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 6.4))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    size = float(np.clip(9000 / len(points), 4, 40))
-    style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.85}
-    if labels is None:
-        axes.scatter(*points.T, color=COLOURS[0], **style)
-    else:
-        counts = np.bincount(labels, minlength=len(classes))
-        order = np.argsort(-counts, kind="stable")
-        named = sorted(order[: 2 * len(COLOURS)]) if (counts > 0).sum() > 2 * len(COLOURS) else np.flatnonzero(counts)
-        others = ~np.isin(labels, named)
-        if others.any():
-            number = len(np.unique(labels[others]))
-            axes.scatter(*points[others].T, color=_OTHERS, label=f"{number} other classes", **style)
-        for place, label in enumerate(named):
-            colour, marker = COLOURS[place % len(COLOURS)], "o" if place < len(COLOURS) else "^"
-            axes.scatter(*points[labels == label].T, color=colour, marker=marker, label=classes[label], **style)
-        where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-        legend: Any = axes.legend(fontsize=11, labelcolor=_TEXT, frameon=False, handletextpad=0.2, **where)
-        for handle in legend.legend_handles:
-            handle.set_sizes([50])
-            handle.set_alpha(1)
-    axes.set_title(title, fontsize=11, color=_TEXT)
+    classes = ["images"] if labels is None else classes
+    colours, triangles, legend = _styled(np.zeros(len(points), int) if labels is None else labels, classes)
+    order = np.random.default_rng(0).permutation(len(points))  # no class lies over another
+    for marker, chosen in (("o", ~triangles), ("^", triangles)):
+        drawn = order[chosen[order]]
+        size = float(np.clip(24_000 / len(points), 5, 60))
+        axes.scatter(points[drawn, 0], points[drawn, 1], size, colours[drawn], marker=marker, linewidths=0, alpha=0.9)
+    if len(legend) > 1:
+        columns = 1 if len(legend) <= 14 else 2
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": columns}
+        axes.legend(handles=legend, fontsize=13, labelcolor=_TEXT, frameon=False, handletextpad=0.1, **place)
+    axes.set_title(title, fontsize=13, color=_TEXT)
     axes.set_aspect("equal")
+    axes.margins(0.02)
     axes.set_axis_off()  # neither axes nor distances of such a picture mean anything
-    figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=140, bbox_inches="tight", pad_inches=0.1)
+
+
+def _styled(
+    labels: Int[np.ndarray, " n"], classes: Sequence[str]
+) -> tuple[Float[np.ndarray, "n 4"], Bool[np.ndarray, " n"], list[Line2D]]:
+    """Return each point's colour (RGBA), whether it is a triangle, and the legend."""
+    counts, most = np.bincount(labels, minlength=len(classes)), 2 * len(COLOURS)
+    named = np.sort(np.argsort(-counts, kind="stable")[: min(most, np.count_nonzero(counts))])
+    palette, colours = to_rgba_array(COLOURS), np.tile(to_rgba_array(_OTHERS), (len(labels), 1))
+    triangles, legend = np.zeros(len(labels), bool), []
+    for place, label in enumerate(named):
+        mine, colour, second = labels == label, palette[place % len(COLOURS)], place >= len(COLOURS)
+        colours[mine], triangles[mine] = colour, second
+        legend.append(_entry(classes[label], colour, "^" if second else "o"))
+    left = np.count_nonzero(counts) - len(named)
+    return colours, triangles, [*legend, _entry(f"{left} others", _OTHERS, "o")] if left else legend
+
+
+def _entry(name: str, colour: Any, marker: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, markersize=8, linestyle="", label=name)
 
 
 def _check(method: str, count: int, perplexity: float) -> None:

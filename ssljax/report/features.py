@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from sklearn.decomposition import PCA
 
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
@@ -150,8 +149,9 @@ def draw_features(
     large = [resize_to(image, _SIDE) for image in images]
     painted = [enlarged(c, image.shape[:2], smooth=False) for c, image in zip(colours, large, strict=True)]
     names, sheets = names or [""] * len(images), []
-    for start in range(0, len(images), _PER_ROW):
-        part = slice(start, start + _PER_ROW)
+    per_row = -(-len(images) // -(-len(images) // _PER_ROW))  # rows alike, none with a single one left over
+    for start in range(0, len(images), per_row):
+        part = slice(start, start + per_row)
         sheets.append(labelled_grid([large[part], painted[part]], row_names=["", ""], column_names=names[part]))
     sheet = stacked(sheets)
     with_note(sheet, f"{note}first three principal components of the patch features.").save(path, optimize=True)
@@ -163,6 +163,8 @@ def _components(flat: np.ndarray, count: int) -> np.ndarray:
             f"{flat.shape[0]} patches of {flat.shape[1]} features have no {count} principal components; give more "
             "or larger images, or another encoder."
         )
+    from sklearn.decomposition import PCA  # takes a second, and few pictures need it
+
     return PCA(count, svd_solver="full").fit_transform(flat)
 
 

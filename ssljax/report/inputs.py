@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +130,7 @@ def view(source: ImageSource, number: int, size: int | None = None) -> np.ndarra
         raise images.undecodable(source, number, error) from error
 
 
-def label_names(source: ImageSource, numbers: Iterable[int]) -> list[str] | None:
+def label_names(source: ImageSource, numbers: np.ndarray | Sequence[int]) -> list[str] | None:
     """Return the names of the classes of some images of a set, None where it has none."""
     labels = source.labels()
     return None if labels is None else [source.classes[labels[number]] for number in numbers]

@@ -61,18 +61,18 @@ def show_neighbours(
             f"--count {count}, --neighbours {neighbours}, and {len(searched)} images to search; give at least 1, and "
             "more images than neighbours."
         )
-    features = encoded(subject.encoder, (view(source, n, size) for n in searched), pool)
+    features = encoded(subject.encoder, (view(source, int(number), size) for number in searched), pool)
     places = None if inputs else spread(len(searched), count)
     if places is None:
         images = inputs_of(subject, inputs, count, None).images
         queries = encoded(subject.encoder, (evaluation_view(image, size) for image in images), pool)
     else:
-        images, queries = [view(source, searched[place]) for place in places], features[places]
+        images, queries = [view(source, int(number)) for number in searched[places]], features[places]
     found, similarities = nearest(queries, features, neighbours, exclude=places)
     labels = [label_names(source, searched[row]) or [] for row in found]
     draw_neighbours(
         images,
-        [[view(source, searched[place]) for place in row] for row in found],
+        [[view(source, int(number)) for number in searched[row]] for row in found],
         similarities,
         path,
         query_labels=None if places is None else label_names(source, searched[places]),
@@ -172,7 +172,7 @@ def draw_neighbours(
             label = [] if neighbour_labels is None else [neighbour_labels[q][k]]
             both = query_labels is not None and label
             colour = None if not both else RIGHT if label[0] == query_labels[q] else WRONG  # type: ignore[index]
-            put(image, left + k * wide, top, [*label, f"{similarities[q, k]:.2f}"], colour)
+            put(image, left + k * wide, top, [*label, f"{similarities[q, k]:.3f}"], colour)
     sheet.save(path, optimize=True)
 
 
