@@ -9,7 +9,7 @@ import numpy as np
 
 from ssljax.report.curves import draw_panel
 from ssljax.report.metrics import Line, Panel, spoken
-from ssljax.report.page import Block, Figure, Gallery, Section, Table
+from ssljax.report.page import Best, Block, Figure, Gallery, Section, Table
 
 _LONG_TABLE = 12
 _LONG_LIST = 8
@@ -104,17 +104,29 @@ def _fields(value: Any, but: str = "") -> dict[str, Any]:
     return {"": value}
 
 
+def _best(records: Mapping[str, Mapping[str, Any]], field: str) -> float | None:
+    """Return the largest of a column of shares, None where they are all the same."""
+    values = {record[field] for record in records.values() if isinstance(record.get(field), int | float)}
+    return max(values) if len(values) > 1 else None
+
+
 def _table(name: str, records: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Block]:
-    """Return the records of encoders as a table: a row a record, a column an encoder's field."""
+    """Return the records of encoders as a table: a row a record, a column an encoder's field.
+
+    The best accuracy is in bold: records that have one are choices, such as learning rates.
+    """
     fields = list(dict.fromkeys(field for some in records.values() for record in some.values() for field in record))
     rows = dict.fromkeys(row for some in records.values() for row in some)
     columns = [(label, field) for field in fields for label in records]
     if not columns:
         return []
-    cells = [
-        (row, *(_cell(records[label].get(row, {}).get(field), (field or name) in _SHARES) for label, field in columns))
-        for row in rows
-    ]
+    cells = []
+    best = {(label, field): _best(records[label], field) for label, field in columns if field == "accuracy"}
+    for row in rows:
+        values = [(column, records[column[0]].get(row, {}).get(column[1])) for column in columns]
+        texts = [_cell(value, (column[1] or name) in _SHARES) for column, value in values]
+        marked = [value is not None and value == best.get(column) for column, value in values]
+        cells.append((row, *(Best(text) if bold else text for text, bold in zip(texts, marked, strict=True))))
     units = {field: " (%)" * ((field or name) in _SHARES) for field in fields}
     heads = [
         f"{spoken(field)}{units[field]}, {label}" if field else f"{label}{units[field]}" for label, field in columns

@@ -92,7 +92,7 @@ def test_a_damaged_or_foreign_file_is_named(tmp_path, content):
 
 
 def test_details_of_every_kind_are_shown():
-    grid = [{"learning_rate": rate, "accuracy": 0.25, "loss": None} for rate in (0.1, 1.0)]
+    grid = [{"learning_rate": rate, "accuracy": rate / 4, "loss": None} for rate in (0.1, 1.0)]
     sequences = {"bear": {"j_and_f": 0.5, "j": 0.25, "objects": {"1": {"j": {"mean": 0.5}}}}}
     of_one = {"grid": grid, "sequences": sequences, "iou": {"sky": 0.5}, "steps": 3}
     of_one |= {"values": [0.5**i for i in range(20)], "entropy": {"heads": [1.0, 2.0], "at_most": 4.0}}
@@ -101,6 +101,7 @@ def test_details_of_every_kind_are_shown():
     assert tables["Details"] == Table(("", "trained", "pixels"), [("steps", "3", "3")])
     assert tables["grid"].columns == ("", "accuracy (%), trained", "loss, trained")
     assert tables["grid"].rows[1] == ("learning rate 1", "25.00", "–")
+    assert [isinstance(row[1], Best) for row in tables["grid"].rows] == [False, True]
     assert tables["sequences"].rows == [("bear", "50.00", "25.00")]
     assert tables["IoU"].rows == [("sky", "50.00", "12.50")]
     assert [row[0] for row in tables["entropy"].rows] == ["heads 1", "heads 2", "at most"]
