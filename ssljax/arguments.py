@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssljax.evaluation_arguments import PROTOCOLS
+from ssljax.show_arguments import PICTURES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +76,7 @@ def _evaluate(verbs: Any) -> None:
 
 def _show(verbs: Any) -> None:
     show = verbs.add_parser("show", help="draw what a config does, or what a run has learnt", allow_abbrev=False)
-    pictures = show.add_subparsers(required=True, metavar="PICTURE")
+    pictures = show.add_subparsers(required=True, metavar="PICTURE", dest="picture")
     views = pictures.add_parser("views", help="what the student and the teacher see", allow_abbrev=False)
     _add_config(views)
     views.add_argument("--output", type=Path, default=Path("views.png"), help="PNG file (default: %(default)s)")
@@ -92,10 +93,23 @@ def _show(verbs: Any) -> None:
     reconstructions.add_argument("--count", type=int, default=9, help="samples drawn (default: %(default)s)")
     reconstructions.set_defaults(verb="show_reconstructions")
 
+    for name, (description, add) in PICTURES.items():
+        picture = pictures.add_parser(name, help=description, description=description, allow_abbrev=False)
+        picture.add_argument("--workdir", type=Path, help="folder of a run")
+        picture.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
+        picture.add_argument("--weights", type=Path, metavar="FILE", help="instead of a run, a file of ssljax export")
+        add(picture)
+        picture.set_defaults(verb="show_picture")
+
 
 def _report(verbs: Any) -> None:
-    report = verbs.add_parser("report", help="write a run's page: curves, tracks, numbers", allow_abbrev=False)
-    _add_run(report)
+    report = verbs.add_parser("report", help="write a page about a run, or several side by side", allow_abbrev=False)
+    report.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="folders of runs")
+    report.add_argument("--workdir", type=Path, help="folder of a run, another way to name it")
+    report.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    report.add_argument(
+        "--output", type=Path, metavar="PLACE", help="folder or FILE.html (default, of one run: report/ in its folder)"
+    )
     report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
     report.add_argument("--seconds", type=float, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")
     report.add_argument("--link", type=Path, nargs="*", default=[], help="files to link from the page")

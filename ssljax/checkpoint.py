@@ -89,6 +89,12 @@ class Checkpoints:
         """Return the newest complete checkpoint's step, None where there is none."""
         return self._manager.latest_step()
 
+    def best(self) -> tuple[int, float] | None:
+        """Return the step and the metric of the best checkpoint kept; None without a metric that ranks them."""
+        step = self._manager.best_step() if self._best_metric else None
+        metrics = self._manager.metrics(step) if step is not None else None
+        return None if step is None or not metrics else (step, float(metrics[self._best_metric]))
+
     def save(self, step: int, state: Any, record: Record, metrics: Mapping[str, float]) -> None:
         """Start to save; the arrays may be donated once this returns. Does nothing where `step` is already saved.
 

@@ -116,13 +116,29 @@ def _show_reconstructions(options: argparse.Namespace, overrides: Sequence[str])
     print(f"wrote {output}, of {'what training left out' if unseen else 'the training data'}")
 
 
+def _show_picture(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.report.subject import read_subject
+
+    given = vars(options)
+    picture, _ = given.pop("picture"), given.pop("verb")
+    draw = getattr(importlib.import_module(f"ssljax.report.{picture}"), f"show_{picture}")
+    subject = read_subject(given.pop("workdir"), given.pop("step"), given.pop("weights"))
+    print(f"wrote {draw(subject, given.pop('output'), **given)}")
+
+
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.report.run import write_report
+    from ssljax.report.runs import write_comparison
 
-    page = write_report(
-        options.workdir, step=options.step, video=options.video, seconds=options.seconds, links=options.link
-    )
-    print(f"wrote {page}")
+    runs = [*([options.workdir] if options.workdir else []), *options.runs]
+    given = dict(step=options.step, video=options.video, seconds=options.seconds, links=options.link)
+    if not runs:
+        raise InputError("Name a run: ssljax report RUN, or several to set side by side.")
+    if len(runs) == 1:
+        page = write_report(runs[0], output=options.output, **given)
+    else:
+        page = write_comparison(runs, options.output, **given)
+    print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
 VERBS = {
@@ -132,6 +148,7 @@ VERBS = {
     "evaluate": _evaluate,
     "show_views": _show_views,
     "show_reconstructions": _show_reconstructions,
+    "show_picture": _show_picture,
     "report": _report,
 }
 

@@ -218,3 +218,11 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
         elif a != b:
             names.append(f"{prefix}{key} ({a} there, {b} here)")
     return names
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the dotted names of a plain config's keys with their values as Python writes them."""
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        flat += flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", repr(value))]
+    return flat

@@ -23,6 +23,7 @@ from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.log import Log, is_finite
+from ssljax.starts import record_start
 
 # Updates in flight: enough to keep the device busy, few enough that a bad loss is seen before much is built on it.
 _IN_FLIGHT = 2
@@ -62,6 +63,7 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
                 state = step.initial_state(objective, optimizer, config.seed, devices)
             else:
                 state = checkpoints.restore(latest, abstract)
+            record_start(workdir, int(state.step), devices)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
             return _loop(config, plain, workdir, compiled, state, data, devices, checkpoints, evaluation)
         finally:

@@ -44,13 +44,24 @@ def test_export_report_and_show_write_what_they_say(folder, capsys):
     page = (folder / "run" / "report" / "index.html").read_text()
     assert "encoder.safetensors" in page
     assert list((folder / "run" / "report").glob("*.gif"))
+    for picture, of in (("attention", ["--workdir", str(folder / "run")]), ("features", ["--weights", str(output)])):
+        path = folder / f"{picture}.png"
+        assert main(["show", picture, str(folder / "data"), *of, "--output", str(path), "--count", "2"]) == 0
+        assert path.stat().st_size > 1000
+    assert main(["show", "tracks", "--workdir", str(folder / "run"), "--count", "3"]) == 0
+    assert (folder / "run" / "tracks.mp4").stat().st_size > 1000
+    capsys.readouterr()
+    assert main(["show", "embedding", "--workdir", str(folder / "run")]) == 2
+    assert "windows" in capsys.readouterr().err
     sheet = folder / "views.png"
     video = f"--config.data.video={folder / 'data'}"
     assert main(["show", "views", "--config", "configs/dora.py:smoke", "--output", str(sheet), video]) == 0
     assert sheet.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["prepare"], ["export"], ["show"], ["show", "views"], ["report"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["train"], ["prepare"], ["export"], ["show"], ["show", "views"], ["show", "attention"], ["report"]]
+)
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*verb, "--help"])
@@ -109,6 +120,8 @@ def test_a_crop_larger_than_the_canvas_is_told(folder, capsys):
         ["train", "--config", "nothing.py", "--workdir", "x"],
         ["export", "--workdir", "nowhere", "--output", "x.safetensors"],
         ["report", "--workdir", "nowhere"],
+        ["show", "tracks", "--workdir", "nowhere"],
+        ["show", "neighbours"],
         ["prepare", "video", "nowhere.mp4", "--output", "x"],
         ["prepare", "dance"],
     ],

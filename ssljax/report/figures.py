@@ -1,86 +1,19 @@
-"""Pictures for people: tracks through time, still and moving, and the curves of a run."""
+"""Pictures for people: tracks through time, still and moving."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
-from ssljax.errors import InputError
 from ssljax.report.picture import colour_of, labelled_grid, overlay, resize_to
 
-CURVES: Mapping[str, Sequence[str]] = {
-    "loss": ("loss", "object_loss", "local_loss", "cls_loss", "patch_loss"),
-    "entropy (nats)": ("teacher_entropy", "student_entropy"),
-    "KL between views": ("kl",),
-    "norm of the centre": ("center_norm",),
-    "information in the targets": ("teacher_information", "patch_information"),
-    "pairs found in the batch": ("accuracy",),
-    "alignment of pairs": ("alignment",),
-    "spread of features": ("embedding_std", "cls_deviation"),
-    "variance explained": ("explained",),
-    "k-NN accuracy": ("knn_20",),
-    "learning rate": ("learning_rate",),
-}
-"""Panels of `draw_curves`: title and the metrics in it, as far as a run has them."""
-
-_LINES = ("#1f6fb4", "#d9730d", "#6b7785")
-_TEXT = "#333a44"
 _SIDE_STILL = 160
 _SIDE_MOVING = 128
-
-
-def read_metrics(path: Path) -> list[dict[str, float | int]]:
-    """Return the lines of a run's `metrics.jsonl`.
-
-    Raises:
-        InputError: The file is missing, empty or no such file.
-    """
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as metrics ({error}); give the folder of a run.") from error
-    if not lines or not all(isinstance(line, dict) and "step" in line for line in lines):
-        raise InputError(f"{path} holds no metrics; let the run log at least once.")
-    return lines
-
-
-def draw_curves(metrics: Sequence[Mapping[str, float | int]], path: Path) -> None:
-    """Draw one panel for each of `CURVES` that the run has, against the step, to a PNG file.
-
-    Raises:
-        InputError: The run has none of them.
-    """
-    panels = {title: [n for n in names if any(n in line for line in metrics)] for title, names in CURVES.items()}
-    panels = {title: names for title, names in panels.items() if names}
-    if not panels:
-        raise InputError(f"The metrics hold none of {', '.join(n for names in CURVES.values() for n in names)}.")
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for index, (title, names) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        for name, colour in zip(names, _LINES, strict=False):
-            points = np.asarray([(line["step"], line[name]) for line in metrics if name in line], np.float64)
-            marker = "o" if len(points) == 1 else None
-            axes.plot(*points.T, color=colour, linewidth=1.5, label=name.replace("_", " "), marker=marker)
-        axes.set_title(title, fontsize=10, color=_TEXT, loc="left")
-        axes.set_xlabel("step", fontsize=8, color=_TEXT)
-        axes.tick_params(labelsize=8, colors=_TEXT, length=3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#b8bfc8")
-        axes.margins(x=0.01)
-        if len(names) > 1:
-            axes.legend(fontsize=8, frameon=False, labelcolor=_TEXT)
-    figure.savefig(path, dpi=140)
 
 
 def draw_tracks(

@@ -61,7 +61,7 @@ def draw(objective: DoRA | DINO, tracks: Tracks, clip: Clip, folder: Path, name:
     draw_tracks(*shown, folder / f"tracks_{name}.png", times=clip.times.tolist())
     if name != "trained":
         caption = "The same, of the encoder that the run started from."
-        return [Figure("Tracks at random initialisation", f"tracks_{name}.png", caption)]
+        return [Figure("Tracks at random initialisation", folder / f"tracks_{name}.png", caption)]
     spacing = float(np.median(np.diff(clip.times)))
     draw_animation(*shown, folder / "tracks.gif", frames_per_second=1 / max(spacing, 0.04))
     caption = (
@@ -69,6 +69,6 @@ def draw(objective: DoRA | DINO, tracks: Tracks, clip: Clip, folder: Path, name:
         "outlined, the colour inside is its attention, the rest is dimmed."
     )
     return [
-        Figure("What it discovers and tracks", f"tracks_{name}.png", caption),
-        Figure("The same, moving", "tracks.gif", "The video, and beside it what each object keeps of it."),
+        Figure("What it discovers and tracks", folder / f"tracks_{name}.png", caption),
+        Figure("The same, moving", folder / "tracks.gif", "The video, and beside it what each object keeps of it."),
     ]

@@ -14,8 +14,10 @@ COLOURS = ((230, 97, 0), (0, 158, 250), (240, 215, 40), (220, 80, 200), (20, 190
 
 _DIM = 0.3
 _HEAT = 0.55
-_TEXT = (51, 58, 68)
+TEXT = (51, 58, 68)
+"""RGB of what is written."""
 _GAP = 6
+_TINT = 0.5
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
@@ -46,9 +48,9 @@ def overlay(
         colour: RGB.
     """
     height, width = frame.shape[:2]
-    inside = _to_pixels(mask.reshape(grid).astype(np.uint8), height, width, cv2.INTER_NEAREST).astype(bool)
+    inside = enlarged(mask.reshape(grid).astype(np.uint8), (height, width), smooth=False).astype(bool)
     heat = (weights / max(float(weights.max()), 1e-12)).reshape(grid).astype(np.float32)
-    heat = np.clip(_to_pixels(heat, height, width, cv2.INTER_LINEAR), 0.0, 1.0)[..., None]
+    heat = np.clip(enlarged(heat, (height, width), smooth=True), 0.0, 1.0)[..., None]
     pixels = frame.astype(np.float32)
     warm = pixels + _HEAT * heat * (np.asarray(colour, np.float32) - pixels)
     dim = _DIM * pixels.mean(axis=-1, keepdims=True)
@@ -57,8 +59,40 @@ def overlay(
     return picture.round().astype(np.uint8)
 
 
-def _to_pixels(values: np.ndarray, height: int, width: int, interpolation: int) -> np.ndarray:
-    return cv2.resize(values, (width, height), interpolation=interpolation)
+def overlay_all(
+    frame: UInt8[np.ndarray, "h w 3"],
+    weights: Float[np.ndarray, "k n"],
+    masks: Bool[np.ndarray, "k n"],
+    grid: tuple[int, int],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the frame with each object's mask in its colour and outlined, the rest dimmed and grey.
+
+    Where masks overlap, colours are mixed in proportion to attention, and outlines lie one inside the other.
+
+    Args:
+        weights: Each object's attention over the patches of `grid`.
+        masks: Their patches.
+        grid: Rows and columns of patches.
+    """
+    height, width = frame.shape[:2]
+    pixels = frame.astype(np.float32)
+    colours = np.asarray([colour_of(k) for k in range(len(masks))], np.float32)
+    parts = np.where(masks, weights / np.maximum(weights.max(axis=1, keepdims=True), 1e-12), 0.0)
+    mixed = (parts / np.maximum(parts.sum(axis=0), 1e-12)).T @ colours
+    tint = enlarged(mixed.reshape(*grid, 3).astype(np.float32), (height, width), smooth=False)
+    inside = [enlarged(mask.reshape(grid).astype(np.uint8), (height, width), smooth=False) > 0 for mask in masks]
+    dim = 2 * _DIM * pixels.mean(axis=-1, keepdims=True)
+    picture = np.where(np.any(inside, axis=0)[..., None], pixels + _TINT * (tint - pixels), dim)
+    line = max(1, round(min(height, width) / 200))
+    for k, each in enumerate(inside):
+        inner = each & ~_border(each, k * line) if k else each
+        picture[_border(inner, line)] = colours[k]
+    return picture.round().astype(np.uint8)
+
+
+def enlarged(values: np.ndarray, shape: tuple[int, int], *, smooth: bool) -> np.ndarray:
+    """Return values of patches [r, c, ...] as pixels of a picture of height and width `shape`, blended or in blocks."""
+    return cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
 
 
 def _border(inside: np.ndarray, thickness: int) -> np.ndarray:
@@ -100,16 +134,26 @@ def labelled_grid(
     lefts = margin + np.cumsum([0, *(width + _GAP for width in widths[:-1])])
     tops = header + np.cumsum([0, *(height + _GAP for height in heights[:-1])])
     for left, width, name in zip(lefts, widths, column_names, strict=True):
-        draw.text((left + width / 2, header / 2), name, fill=_TEXT, font=font, anchor="mm")
+        draw.text((left + width / 2, header / 2), name, fill=TEXT, font=font, anchor="mm")
     for top, height, row, name, colour in zip(tops, heights, rows, row_names, colours, strict=True):
         middle = top + height / 2
         if colour is not None:
             corner = (_GAP, middle - font_size / 2)
             draw.rounded_rectangle((*corner, corner[0] + font_size, corner[1] + font_size), 3, fill=colour)
-        draw.multiline_text((swatch + _GAP, middle), name, fill=_TEXT, font=font, anchor="lm", spacing=4)
+        draw.multiline_text((swatch + _GAP, middle), name, fill=TEXT, font=font, anchor="lm", spacing=4)
         for left, image in zip(lefts, row, strict=False):
             sheet.paste(Image.fromarray(image), (int(left), int(top)))
     return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Return sheets one below the other, on white."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
 
 
 def with_note(sheet: Image.Image, note: str, *, font_size: int = 14) -> Image.Image:
@@ -118,5 +162,5 @@ def with_note(sheet: Image.Image, note: str, *, font_size: int = 14) -> Image.Im
     length = int(ImageDraw.Draw(sheet).textbbox((0, 0), note, font)[2])
     whole = Image.new("RGB", (max(sheet.width, length + 2 * _GAP), sheet.height + font_size + 2 * _GAP), "white")
     whole.paste(sheet)
-    ImageDraw.Draw(whole).text((_GAP, sheet.height + _GAP), note, fill=_TEXT, font=font)
+    ImageDraw.Draw(whole).text((_GAP, sheet.height + _GAP), note, fill=TEXT, font=font)
     return whole

@@ -50,13 +50,18 @@ def show_reconstructions(workdir: Path, output: Path, *, step: int | None = None
     mae = run.objective
     if not isinstance(mae, MAE):
         raise InputError(f"{workdir} is a run of {type(mae).__name__}; reconstructions are drawn of MAE.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return draw_reconstructions_of(mae, run, output, count=count)
+
+
+def draw_reconstructions_of(mae: MAE, run: build.Restored, output: Path, *, count: int) -> bool:
+    """Draw what a checkpoint of MAE predicts to a PNG file; see `show_reconstructions`."""
     config, unseen = held_out(run.config)
     data = build.dataset(config)
     items = [data[position] for position in range(count)]
     batch = {name: jnp.asarray(np.stack([item[name] for item in items])) for name in items[0]}
     key = rng.named(jax.random.key(config.seed), "reconstructions")
     images, predicted, hidden = jax.device_get(jax.jit(lambda p: _reconstruct(mae, p, batch, key))(run.state.params))
-    output.parent.mkdir(parents=True, exist_ok=True)
     draw_reconstructions(images, predicted, hidden, output, normalised=mae.norm_pix_loss)
     return unseen
 

@@ -1,13 +1,10 @@
 """Pictures open, have the size and the colours they should, and move."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from ssljax.errors import InputError
-from ssljax.report.figures import draw_animation, draw_curves, draw_tracks, read_metrics
+from ssljax.report.figures import draw_animation, draw_tracks
 from ssljax.report.picture import colour_of, labelled_grid, overlay, resize_to
 
 
@@ -80,30 +77,3 @@ def test_animation_has_every_frame_and_shows_the_object_move(clip, tmp_path):
             near = np.abs(np.asarray(image.convert("RGB"), int) - colour_of(0)).max(-1) < 12
             lefts.append(np.flatnonzero(near.any(0)).min())
     assert lefts[0] < lefts[1] < lefts[2]
-
-
-def test_curves_draw_what_a_run_has(tmp_path):
-    lines = [{"step": s, "loss": 1 / s, "teacher_entropy": 2.0, "student_entropy": 3.0} for s in range(1, 9)]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw_curves(read_metrics(path), tmp_path / "curves.png")
-    assert read(tmp_path / "curves.png").shape[1] > 500
-
-
-def test_curves_of_one_line_show_a_point(tmp_path):
-    draw_curves([{"step": 1, "loss": 2.0}], tmp_path / "curves.png")
-    assert read(tmp_path / "curves.png").min() < 200
-
-
-@pytest.mark.parametrize("text", [None, "", "not json\n", '["a list"]\n', '{"loss": 1}\n'])
-def test_metrics_that_are_none_are_refused(tmp_path, text):
-    path = tmp_path / "metrics.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=r"metrics\.jsonl"):
-        read_metrics(path)
-
-
-def test_metrics_without_a_known_name_are_refused(tmp_path):
-    with pytest.raises(InputError, match="teacher_entropy"):
-        draw_curves([{"step": 1, "speed": 2.0}], tmp_path / "curves.png")

@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 from PIL import Image
+from reading import Reader
 from videos import make_video
 
 from data_prep.prepare import Settings, prepare
@@ -43,18 +44,39 @@ def workdir(config, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_report_writes_a_page_with_its_pictures(workdir, street):
+def test_report_writes_a_page_with_its_pictures_inside_and_beside(workdir, street):
     (workdir / "weights.safetensors").write_bytes(b"")
     page = report.write_report(workdir, links=[workdir / "weights.safetensors"])
     assert page == workdir / "report" / "index.html"
-    text = page.read_text()
-    for name in ("curves.png", "tracks_trained.png", "tracks_random.png", "tracks.gif"):
-        assert f'src="{name}"' in text
+    names = ("curves.png", "tracks_trained.png", "tracks_random.png", "tracks.gif", "attention.png", "features.png")
+    for name in names:
         with Image.open(page.parent / name) as image:
             image.load()
-    assert 'href="../weights.safetensors"' in text
-    assert "teacher entropy" in text
-    assert "seconds 3.0 to 4.0, which training never used" in text
+    reader = Reader(page)
+    reader.check_alone()
+    assert len(reader.spoken) == len(names)
+    assert [link for link in reader.links if not link.startswith("#")] == ["../weights.safetensors"]
+    assert "teacher entropy" in reader.text
+    assert "seconds 3.0 to 4.0, which training never used" in reader.text
+
+
+def test_a_report_of_one_run_may_be_one_file_elsewhere(workdir, tmp_path):
+    page = report.write_report(workdir, output=tmp_path / "new" / "page.html")
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+    Reader(page).check_alone()
+
+
+def test_what_a_report_cannot_use_is_named(workdir, tmp_path):
+    (tmp_path / "file.txt").write_text("")
+    for place in (tmp_path / "file.txt", tmp_path / "page.pdf"):
+        with pytest.raises(InputError, match="folder, or a file that ends in .html"):
+            report.write_report(workdir, output=place)
+    with pytest.raises(InputError, match="--link"):
+        report.write_report(workdir, links=[tmp_path / "none"])
+    (workdir / "evaluate").mkdir()
+    (workdir / "evaluate" / "broken.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken\.json"):
+        report.write_report(workdir)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Curves for people: a small picture a panel, and a sheet of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ssljax.report.metrics import Panel
+
+COLOURS = ("#1f6fb4", "#d9730d", "#23936b", "#b0397c", "#6b7785", "#8a5a2b", "#5b4bb5", "#20262e")
+"""Of curve 0, 1, ...; they repeat after the eighth, dashed."""
+
+_TEXT = "#333a44"
+_MOST_NAMES = 6
+_COLUMNS = 3
+
+
+def colour_of(number: int) -> str:
+    """Return the colour of a curve, as CSS has it."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def draw_panel(panel: Panel, *, x: str = "step", logarithmic: bool = False) -> Image.Image:
+    """Return one panel's curves, over a logarithmic axis if asked; more than six have no names in it."""
+    figure = Figure(figsize=(3.6, 2.5), dpi=140, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for line in panel.lines:
+        axes.plot(
+            *line.points.T,
+            color=colour_of(line.number),
+            linestyle="-" if line.number < len(COLOURS) else "--",
+            linewidth=1.5,
+            label=line.name,
+            marker="o" if len(line.points) < 8 else None,
+            markersize=4,
+        )
+    axes.set_title(panel.title, fontsize=10, color=_TEXT, loc="left")
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.set_xlabel(x, fontsize=8, color=_TEXT)
+    axes.tick_params(labelsize=8, colors=_TEXT, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b8bfc8")
+    axes.margins(x=0.02)
+    if 1 < len(panel.lines) <= _MOST_NAMES:
+        axes.legend(fontsize=7, frameon=False, labelcolor=_TEXT)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    return picture.quantize(64, dither=Image.Dither.NONE)
+
+
+def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return panels as one picture, three in a row, for use elsewhere."""
+    width, height = pictures[0].size
+    columns = min(_COLUMNS, len(pictures))
+    whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        whole.paste(picture.convert("RGB"), (i % columns * width, i // columns * height))
+    return whole

@@ -1,0 +1,160 @@
+"""What a run logged, sorted into panels of curves."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from ssljax.errors import InputError
+
+Lines: TypeAlias = Sequence[Mapping[str, float | int]]
+"""The lines of a run's `metrics.jsonl`."""
+
+CURVES: Mapping[str, Sequence[str]] = {
+    "loss": ("loss", "object_loss", "local_loss", "cls_loss", "patch_loss"),
+    "entropy (nats)": ("teacher_entropy", "student_entropy", "patch_entropy"),
+    "KL between views": ("kl",),
+    "norm of the centre": ("center_norm",),
+    "information in the targets": ("teacher_information", "patch_information"),
+    "pairs found in the batch": ("accuracy",),
+    "alignment of pairs": ("alignment",),
+    "spread of features": ("embedding_std", "cls_deviation"),
+    "variance explained": ("explained",),
+    "learning rate": ("learning_rate",),
+}
+"""Panels of training: title and the metrics in it, as far as a run has them."""
+
+EVALUATED: Mapping[str, Sequence[str]] = {
+    "k-NN": ("knn_*",),
+    "k-NN of videos": ("clips_*",),
+    "linear probe": ("linear",),
+    "attentive probe": ("attentive",),
+    "DAVIS": ("davis_j_and_f", "davis_j", "davis_f"),
+    "DAVIS, recall": ("davis_*_recall",),
+    "DAVIS, decay": ("davis_*_decay",),
+    "correspondence": ("pck_*",),
+    "segmentation": ("segmentation_*", "linear_segmentation_*"),
+    "retrieval": ("retrieval_*",),
+    "revisited landmarks": ("revisited_*",),
+    "discovery": ("discovery_*",),
+    "fine-tuning": ("finetune",),
+}
+"""Panels of evaluation, by patterns; all are shares. What matches `_ALONE` is evaluation too, in a panel each."""
+
+_ALONE = ("tracks_*", "health_*")
+_LOWER = ("davis_*_decay", "health_alignment", "health_uniformity", "tracks_overlap")
+_NEITHER = ("health_attention_entropy*", "tracks_*_still")
+_WRITTEN = {"knn": "k-NN", "davis": "DAVIS", "j": "J", "f": "F", "map": "mAP", "miou": "mIoU", "corloc": "CorLoc"}
+_WRITTEN |= {"pck": "PCK", "rankme": "RankMe", "kl": "KL", "iou": "IoU", "cls": "CLS"}
+
+
+class Line(NamedTuple):
+    """A curve: its name, its points [n, 2] of step and value, and its number among those of its panel or page."""
+
+    name: str
+    points: np.ndarray
+    number: int
+
+
+class Panel(NamedTuple):
+    """Curves that share their axes."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+class Panels(NamedTuple):
+    """All that runs logged: while training, of the evaluation meanwhile, and what else there is."""
+
+    training: Sequence[Panel]
+    evaluation: Sequence[Panel]
+    other: Sequence[Panel]
+
+
+def read_metrics(path: Path) -> list[dict[str, float | int]]:
+    """Return the lines of a run's `metrics.jsonl`.
+
+    Raises:
+        InputError: The file is missing, empty or no such file.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as metrics ({error}); give the folder of a run.") from error
+    if not lines or not all(isinstance(line, dict) and "step" in line for line in lines):
+        raise InputError(f"{path} holds no metrics; let the run log at least once.")
+    return lines
+
+
+def panels(runs: Mapping[str, Lines]) -> Panels:
+    """Return the curves of a run, related metrics in one panel; of several, a panel a metric with a curve a run.
+
+    A metric that is no training's and is absent from some of a run's lines is one of evaluation too, as those of
+    protocols that are not known here.
+
+    Args:
+        runs: Their lines by their names.
+    """
+    names = list(dict.fromkeys(name for lines in runs.values() for line in lines for name in line if name != "step"))
+    training = {title: [n for n in members if n in names] for title, members in CURVES.items()}
+    left = [name for name in names if not any(name in members for members in CURVES.values())]
+    evaluation = {f"{t} (%)": [n for n in left if _matches(n, patterns)] for t, patterns in EVALUATED.items()}
+    left = [name for name in left if not any(name in members for members in evaluation.values())]
+    rare = [name for name in left if _matches(name, _ALONE) or any(_is_rare(name, lines) for lines in runs.values())]
+    evaluation |= {spoken(name): [name] for name in rare}
+    other = {spoken(name): [name] for name in left if name not in rare}
+    return Panels(*(_panels(runs, groups) for groups in (training, evaluation, other)))
+
+
+def spoken(name: str) -> str:
+    """Return a metric's name as people read it."""
+    return " ".join(_WRITTEN.get(word, word) for word in name.split("_")).replace("J and F", "J&F")
+
+
+def is_share(name: str) -> bool:
+    """Return whether a metric is a share from 0 to 1, shown in per cent."""
+    return any(_matches(name, patterns) for patterns in EVALUATED.values())
+
+
+def best_of(name: str, values: Sequence[float]) -> float | None:
+    """Return the best of several encoders' values of a protocol's metric; None where none is better than another."""
+    finite = [value for value in values if np.isfinite(value)]
+    if len(set(finite)) < 2 or _matches(name, _NEITHER):
+        return None
+    return min(finite) if _matches(name, _LOWER) else max(finite)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_rare(name: str, lines: Lines) -> bool:
+    return 0 < sum(name in line for line in lines) < len(lines)
+
+
+def _panels(runs: Mapping[str, Lines], groups: Mapping[str, Sequence[str]]) -> list[Panel]:
+    groups = {title: names for title, names in groups.items() if names}
+    if len(runs) == 1:
+        ((_, lines),) = runs.items()
+        return [
+            Panel(title, [Line(spoken(name), _points(lines, name), i) for i, name in enumerate(names)])
+            for title, names in groups.items()
+        ]
+    titles = {name: title for title, names in groups.items() for name in names}
+    alone = {name: title for title, names in groups.items() if len(names) == 1 for name in names}
+    several = {alone.get(name, spoken(name) + " (%)" * title.endswith(" (%)")): name for name, title in titles.items()}
+    return [
+        Panel(title, [Line(run, points, i) for i, (run, points) in enumerate(curves) if len(points)])
+        for title, name in several.items()
+        for curves in [[(run, _points(lines, name)) for run, lines in runs.items()]]
+    ]
+
+
+def _points(lines: Lines, name: str) -> np.ndarray:
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    return np.asarray(points, np.float64).reshape(-1, 2) * (1.0, 100.0 if is_share(name) else 1.0)

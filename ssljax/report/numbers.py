@@ -1,0 +1,73 @@
+"""The numbers of a run: how far it came, how fast, on what."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssljax import build
+from ssljax.checkpoint import Checkpoints
+from ssljax.objectives.base import PyTree
+from ssljax.report.metrics import Lines, spoken
+from ssljax.starts import read_starts
+
+
+def run_numbers(workdir: Path, run: build.Restored, metrics: Lines) -> dict[str, str]:
+    """Return the numbers of a run by their names, as text.
+
+    Args:
+        workdir: Of the run.
+        run: One of its checkpoints.
+        metrics: What it logged.
+    """
+    step, total, size = int(run.state.step), build.total_steps(run.config), run.config.batch_size
+    rates = [line["samples_per_second"] for line in metrics if line.get("samples_per_second")]
+    waits = [line["data_wait_share"] for line in metrics if "data_wait_share" in line]
+    models = {"encoder": run.state.params.get("encoder")} if isinstance(run.state.params, dict) else {}
+    numbers = {
+        "objective": type(run.objective).__name__,
+        "checkpoint shown": f"update {step:,} of {total:,}",
+        "samples seen": f"{step * size:,} (batches of {size:,})",
+        "last update logged": f"{int(metrics[-1]['step']):,}",
+    }
+    if rates:
+        numbers["time of training"] = _duration(_seconds(metrics, size))
+        numbers["samples a second, median"] = f"{np.median(rates):,.1f}"
+        numbers["samples a second, at best"] = f"{max(rates):,.1f}"
+    if waits:
+        numbers["waiting for data, median"] = f"{100 * float(np.median(waits)):.1f} % of the time"
+    numbers["devices"] = "; ".join(read_starts(workdir)) or "not recorded"
+    numbers["parameters trained"] = f"{_count(run.state.params):,}"
+    numbers |= {f"parameters of the {name}": f"{_count(tree):,}" for name, tree in models.items() if tree is not None}
+    best = _best(workdir, run)
+    return numbers | ({"best checkpoint": best} if best else {})
+
+
+def _seconds(metrics: Lines, size: int) -> float:
+    """Return about how long training took, by the rates of its lines: without evaluations and pauses."""
+    steps = np.diff([0, *(line["step"] for line in metrics)])
+    rates = [line.get("samples_per_second", 0.0) for line in metrics]
+    return sum(float(n) * size / rate for n, rate in zip(steps, rates, strict=True) if rate > 0)
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _count(tree: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _best(workdir: Path, run: build.Restored) -> str:
+    settings = run.config.checkpoint
+    if not settings.get("best_metric"):
+        return ""
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", best_metric=settings.best_metric, best_mode=settings.get("best_mode", "min")
+    )
+    best = checkpoints.best()
+    checkpoints.close()
+    return f"update {best[0]:,}: {spoken(settings.best_metric)} {best[1]:.4g}" if best else ""

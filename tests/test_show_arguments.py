@@ -1,0 +1,22 @@
+"""What the command line takes of each picture is what its function takes."""
+
+import argparse
+import importlib
+import inspect
+
+import pytest
+
+from ssljax.show_arguments import PICTURES
+
+
+@pytest.mark.parametrize("name", sorted(PICTURES))
+def test_the_arguments_are_the_functions(name):
+    parser = argparse.ArgumentParser(add_help=False)
+    PICTURES[name][1](parser)
+    draw = getattr(importlib.import_module(f"ssljax.report.{name}"), f"show_{name}")
+    signature = inspect.signature(draw)
+    assert {action.dest for action in parser._actions} == set(signature.parameters) - {"subject"}
+    for action in parser._actions:
+        default = signature.parameters[action.dest].default
+        if not action.required and default is not inspect.Parameter.empty:
+            assert action.default == default, action.dest
