@@ -1,12 +1,13 @@
-"""k-NN accuracy on CIFAR-10 of every image objective after the same number of minutes, as a Markdown table.
+"""k-NN and linear accuracy on CIFAR-10 of every image objective after the same minutes, as a Markdown table.
 
     python -m data_prep.images cifar10 --output cifar10/
     python -m benchmarks.cifar10 --data cifar10/ --output runs/cifar10 [--minutes 4 | --updates 300]
 
 Trains the `cifar10` variant of each config with each seed, one after the other, and sets it beside the same encoder at
-random initialisation and bare pixels: mean and standard deviation over seeds. How many updates fit into the minutes is
-measured once for each config. What is done is kept: the same command goes on where it was stopped. Without --data there
-is nothing to do.
+random initialisation and bare pixels: mean and standard deviation over seeds, of k-NN with 20 neighbours and of DINO's
+linear probe, for 30 epochs on features that are computed once. How many updates fit into the minutes is measured once
+for each config. What is done is kept: the same command goes on where it was stopped. Without --data there is nothing to
+do.
 """
 
 import argparse
@@ -24,6 +25,11 @@ from ssljax.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = [path.stem for path in sorted(CONFIGS.glob("*.py")) if "cifar10" in path.read_text()]
+ENCODERS = ("pixels", "random initialisation", "trained")
+PROTOCOLS: dict[str, tuple[str, dict]] = {  # the metric shown, and arguments
+    "knn": ("knn_20", {}),
+    "linear": ("linear", {"augment": False, "epochs": 30}),
+}
 PILOT = 20  # updates, of which the second half is timed
 
 
@@ -48,30 +54,27 @@ def updates_in(minutes: float, name: str, data: Path, folder: Path) -> int:
     return max(PILOT, round(minutes * json.loads(path.read_text())["updates_per_minute"]))
 
 
-def result(name: str, data: Path, folder: Path, updates: int, seed: int) -> dict:
-    """Train and evaluate, or read what was found before."""
+def result(name: str, data: Path, folder: Path, updates: int, seed: int) -> dict[str, dict[str, float]]:
+    """Train and evaluate, or read what was found before: metrics of each encoder, in per cent."""
     workdir = folder / f"{updates}-{seed}"
-    found = workdir / "evaluate" / "knn.json"
-    if not found.is_file():
+    if not any((workdir / "evaluate" / f"{protocol}.json").is_file() for protocol in PROTOCOLS):
         config = config_of(name, data, updates, seed)
         state = train(config, workdir)
         if int(state.step) < build.total_steps(config):
             sys.exit("stopped; the same command goes on")
-        sets = {"train": str(data / "train"), "test": str(data / "test"), "size": None}
-        evaluate("knn", sets, workdir=workdir, baselines=True)
-    return json.loads(found.read_text())
+    found: dict[str, dict[str, float]] = {encoder: {} for encoder in ENCODERS}
+    for protocol, (metric, arguments) in PROTOCOLS.items():
+        path = workdir / "evaluate" / f"{protocol}.json"
+        if not path.is_file():
+            sets = {"train": str(data / "train"), "test": str(data / "test"), "size": None}
+            evaluate(protocol, sets | arguments, workdir=workdir, baselines=True)
+        for encoder, metrics in json.loads(path.read_text())["results"].items():
+            found[encoder][metric] = 100 * metrics[metric]
+    return found
 
 
-def spread(results: list[dict], kind: str, metric: str) -> str:
-    values = [100 * found["results"][kind][metric] for found in results]
+def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def gain(results: list[dict], metric: str) -> float:
-    return statistics.mean(
-        100 * (found["results"]["trained"][metric] - found["results"]["random initialisation"][metric])
-        for found in results
-    )
 
 
 def main() -> None:
@@ -82,20 +85,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=4.0, help="of training for each run (default: 4)")
     parser.add_argument("--updates", type=int, help="for each run, instead of minutes")
-    parser.add_argument("--metric", default="knn_20", choices=["knn_10", "knn_20", "knn_100", "knn_200"])
     args = parser.parse_args()
     if args.data is None:
         print("left out: name CIFAR-10 with --data (python -m data_prep.images cifar10 makes it)")
         return
-    print(f"| {args.metric} on CIFAR-10, % | updates | pixels | random initialisation | trained | gain |")
-    print("|---|---|---|---|---|---|")
+    columns = [f"{metric}, {encoder}" for metric, _ in PROTOCOLS.values() for encoder in ENCODERS]
+    print(f"| CIFAR-10, % | updates | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 2)}")
     for name in args.configs:
         folder = args.output / name
         folder.mkdir(parents=True, exist_ok=True)
         updates = args.updates or updates_in(args.minutes, name, args.data, folder)
         results = [result(name, args.data, folder, updates, seed) for seed in args.seeds]
-        cells = [spread(results, kind, args.metric) for kind in ("pixels", "random initialisation", "trained")]
-        print(f"| {name} | {updates} | {' | '.join(cells)} | {gain(results, args.metric):+.1f} |", flush=True)
+        cells = [
+            spread([found[encoder][metric] for found in results])
+            for metric, _ in PROTOCOLS.values()
+            for encoder in ENCODERS
+        ]
+        print(f"| {name} | {updates} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -178,9 +178,13 @@ def names_of(params, keep):
 
 
 ENCODERS = {
-    "resnet": (functools.partial(resnet, 50), {"norm/scale", "norm1/scale", "shortcut_norm/bias"}, {"conv/kernel"}),
+    "resnet": (
+        functools.partial(resnet, 50, blocks=(1, 1, 1, 1), width_multiplier=0.25),
+        {"norm/scale", "norm1/scale", "shortcut_norm/bias"},
+        {"conv/kernel"},
+    ),
     "vit": (
-        functools.partial(vit, "s", patch_size=16, image_size=224, registers=2, layer_scale=1e-5),
+        functools.partial(vit, "s", depth=2, patch_size=16, image_size=224, registers=2, layer_scale=1e-5),
         {"qkv/bias", "norm1/scale", "scale1/gamma", "encoder/cls", "encoder/position", "encoder/register"},
         {"qkv/kernel", "patch/kernel", "fc2/kernel"},
     ),
@@ -202,11 +206,11 @@ def test_groups_are_the_papers(encoder):
         "lars": optim.lars(learning_rate=one, weight_decay=one),
         "adamw": optim.adamw(learning_rate=one, weight_decay=one),
     }.items():
-        updates, _ = transform.update(zeros, transform.init(ones), ones)
+        updates, _ = jax.jit(transform.update)(zeros, transform.init(ones), ones)
         decayed[name] = names_of(updates, np.any)
     # A gradient of 2 is scaled where there is a ratio: to the length 0.001 |w|, and left alone elsewhere.
     transform = optim.lars(learning_rate=one, weight_decay=optim.constant(value=0.0))
-    updates, _ = transform.update(jax.tree.map(lambda x: 2 * x, ones), transform.init(ones), ones)
+    updates, _ = jax.jit(transform.update)(jax.tree.map(lambda x: 2 * x, ones), transform.init(ones), ones)
     adapted = names_of(updates, lambda leaf: np.allclose(leaf, -0.001, rtol=1e-4))
     assert adapted == decayed["lars"]
     assert adapted | names_of(updates, lambda leaf: np.allclose(leaf, -2)) == names_of(params, lambda leaf: True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt
+from jaxtyping import Array, Float, Int, UInt
 
 from ssljax.data.images import Ordered
 from ssljax.errors import InputError
@@ -188,9 +188,8 @@ def measured(encoder: Encoder, images: Any, mesh: jax.sharding.Mesh, *, pool: st
         seed: Of the views; they depend on it and on an image's place alone.
     """
     attends = isinstance(getattr(encoder.model, "abstract", None), ViT)
-    key, size, start = rng.named(jax.random.key(seed), "health"), 0, 0
     parts: list[tuple[np.ndarray, ...]] = []
-    patches = 0
+    size = start = patches = 0
     with jax.set_mesh(mesh):
         for batch in images:
             size = size or -(-len(batch) // mesh.size) * mesh.size
@@ -198,22 +197,22 @@ def measured(encoder: Encoder, images: Any, mesh: jax.sharding.Mesh, *, pool: st
             whole[: len(batch)] = batch
             places, rows = np.arange(start, start + size, dtype=np.uint32), local_rows(mesh, size)
             given = to_mesh(mesh, (whole[rows], places[rows]), size)
-            *found, patches = _measure(encoder.model, encoder.params, *given, key, pool=pool, attends=attends)
+            *found, patches = _measure(encoder.model, encoder.params, *given, pool=pool, seed=seed, attends=attends)
             parts.append(tuple(np.asarray(x)[: len(batch)] for x in found))
             start += len(batch)
     features, distances, entropies = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Measured(features, distances, entropies, int(patches))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "pool", "attends"))
+@functools.partial(jax.jit, static_argnames=("model", "pool", "seed", "attends"))
 def _measure(
     model: Any,
     params: Params,
     images: Array,
     places: UInt[Array, " b"],
-    key: Key[Array, ""],
     *,
     pool: str,
+    seed: int,
     attends: bool,
 ) -> Any:
     """Return features, squared distances between views, entropies and the number of patches, whole on every device."""
@@ -222,7 +221,8 @@ def _measure(
 
     def view(name: str) -> Array:
         crop = functools.partial(crop_view, size=images.shape[1], scale=CROP)
-        crops = jax.vmap(crop)(images, rng.per_sample(rng.named(key, name), places))
+        key = rng.named(jax.random.key(seed), f"health.{name}")
+        crops = jax.vmap(crop)(images, rng.per_sample(key, places))
         return _unit(vectors(model(params, crops), pool))
 
     distances = jnp.sum(jnp.square(view("first") - view("second")), axis=-1)

@@ -170,8 +170,10 @@ def _merge(
     new, labels = replicate(jnp.concatenate(bank)), replicate(jnp.concatenate(bank_labels))
     cosines = jnp.matmul(features, new.T, precision=jax.lax.Precision.HIGHEST)
     cosines = jnp.where(labels[None] >= 0, cosines, -jnp.inf)
-    similarities = jnp.concatenate([nearest.similarities, cosines], axis=1)
-    labels = jnp.concatenate([nearest.labels, jnp.broadcast_to(labels, cosines.shape)], axis=1)
+    # First the bank's own nearest, so that what is joined to those before is k wide and not the bank.
+    found, places = jax.lax.top_k(cosines, min(nearest.labels.shape[1], cosines.shape[1]))
+    similarities = jnp.concatenate([nearest.similarities, found], axis=1)
+    labels = jnp.concatenate([nearest.labels, labels[places]], axis=1)
     top, places = jax.lax.top_k(similarities, nearest.labels.shape[1])
     return shard_batch(Nearest(top, jnp.take_along_axis(labels, places, axis=1)))
 

@@ -11,7 +11,7 @@ from pictures import encode, make_folder, smooth
 from PIL import Image
 
 from data_prep.images import main
-from ssljax.data.images import Images, Labelled, evaluation_view, resized_box
+from ssljax.data.images import Images, Labelled, Ordered, evaluation_view, resized_box
 from ssljax.data.imageset import ImageSet, read_image_index
 from ssljax.data.index import read_index
 from ssljax.data.loader import Dataset, load
@@ -201,6 +201,14 @@ def test_labelled_images_come_in_order(pets):
     assert (len(labelled), labelled.classes) == (21, ("cat", "dog"))
     raw = pets.parent / "raw" / ImageSet(pets).name(20)
     np.testing.assert_array_equal(images[2][4], np.asarray(Image.open(raw)))  # of that size: the image itself
+
+
+def test_images_without_labels_come_in_order(pets, plain):
+    for one, (other, _) in zip(
+        Ordered(pets, size=48, batch_size=8), Labelled(pets, size=48, batch_size=8), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert sum(map(len, Ordered(plain, size=16, batch_size=2))) == len(Ordered(plain, size=16)) == ImageSet(plain).count
 
 
 def test_labels_are_needed(plain):

@@ -9,7 +9,7 @@ from videos import make_video, number_of
 from data_prep.prepare import Settings, prepare
 from ssljax.data.crops import crop_box
 from ssljax.data.index import read_index
-from ssljax.data.records import Records, read_frames
+from ssljax.data.records import Records, read_frames, read_span
 from ssljax.data.windows import Windows, window_starts
 from ssljax.errors import InputError
 
@@ -190,3 +190,14 @@ def test_a_damaged_record_is_named(street, tmp_path):
 
 def test_starts_are_rising(street):
     assert (np.diff(window_starts(read_index(street), 2, 0.5, stride=0.12)) > 0).all()
+
+
+def test_frames_of_a_part_are_evenly_spaced(street):
+    index = read_index(street)
+    frames, times = read_span(index, 1.0, 2.0, most=25)
+    assert [number_of(frame) for frame in frames] == list(range(25, 50))
+    frames, times = read_span(index, 1.0, 2.0, most=10)  # 25 frames: every third is at most 10
+    assert [number_of(frame) for frame in frames] == list(range(25, 50, 3))
+    np.testing.assert_allclose(times, index.times[25:50:3])
+    with pytest.raises(InputError, match="has 1 frames in seconds 3.95 to inf of its 4.0; give other seconds"):
+        read_span(index, 3.95, float("inf"), most=10)
