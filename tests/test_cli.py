@@ -60,11 +60,11 @@ def test_export_report_and_show_write_what_they_say(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["train"], ["prepare"], ["export"], ["show"], ["show", "views"], ["show", "attention"], ["report"]]
+    "verb", ["", "train", "prepare", "export", "show", "show views", "show attention", "show embedding", "report"]
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([*verb, "--help"])
+        main([*verb.split(), "--help"])
     assert stopped.value.code == 0
     assert "usage" in capsys.readouterr().out
 

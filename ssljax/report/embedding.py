@@ -162,7 +162,9 @@ def _check(method: str, count: int, perplexity: float) -> None:
     if method not in METHODS:
         raise InputError(f"--method is {method!r}; give one of {', '.join(METHODS)}.")
     if not 1 < perplexity < count:
-        raise InputError(f"--perplexity is {perplexity:g}, and there are {count} images; give 1 to fewer than those.")
+        raise InputError(
+            f"--perplexity is {perplexity:g}, and there are {count} images; give a number between 1 and that."
+        )
     if method == "umap":
         try:
             import umap  # noqa: F401

@@ -152,7 +152,10 @@ def read_image(path: Path) -> np.ndarray:
 
 def _read_files(paths: Sequence[Path], count: int) -> Inputs:
     chosen = [paths[i] for i in spread(len(paths), count)]
-    return Inputs([read_image(path) for path in chosen], [path.stem for path in chosen])
+    names = [path.stem for path in chosen]
+    if len(set(names)) < len(names):
+        names = [f"{path.absolute().parent.name}/{path.stem}" for path in chosen]
+    return Inputs([read_image(path) for path in chosen], names)
 
 
 def _read_set(source: ImageSource, count: int) -> Inputs:

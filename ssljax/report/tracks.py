@@ -60,6 +60,10 @@ def show_tracks(
     if layer is not None:
         settings["layer"] = layer
     shown = inputs_of(subject, inputs, count, seconds)
+    if not inputs and shown.times is None:
+        raise InputError(
+            "The run's own data are single images; name a video to track objects in, or a folder of frames."
+        )
     if len(shown.images) < 2 or len({image.shape for image in shown.images}) > 1:
         raise InputError("Tracks need at least 2 frames, all of one size; give a video, or a folder of its frames.")
     size = 2 * subject.size if size is None else size

@@ -43,6 +43,8 @@ def test_files_and_folders(places, tmp_path):
     files = [places / "raw" / "red" / f"{i:03d}.png" for i in range(3)]
     assert read_inputs(files, count=2).names == ["000", "002"]
     assert read_inputs([files[1]], count=2).names == ["001"]
+    both = [places / "raw" / name / "000.png" for name in ("red", "green")]
+    assert read_inputs(both, count=2).names == ["red/000", "green/000"]
     folder = read_inputs([places / "raw" / "red"], count=3)
     assert folder.names == ["000", "001", "002"]
     np.testing.assert_array_equal(folder.images[2], read_image(files[2]))
