@@ -34,6 +34,7 @@ def test_a_run_leaves_its_record(folder):
     assert [row["step"] for row in rows] == [1, 2]
     named = {"loss", "teacher_entropy", "student_entropy", "center_norm", "kl", "samples_per_second", "data_wait_share"}
     assert named <= set(rows[0])
+    assert json.loads((run / "starts.jsonl").read_text().splitlines()[0])["step"] == 0
 
 
 def test_export_report_and_show_write_what_they_say(folder, capsys):
