@@ -100,12 +100,12 @@ def principal_colours(
 ) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """Return the three first principal components of all images' features as red, green and blue.
 
-    Each component runs from its 1st to its 99th percentile over all patches. With `foreground`, as DINOv2's figure 1
+    Each component runs from its 1st to its 99th percentile over all patches; features that are all the same are grey. With `foreground`, as DINOv2's figure 1
     (Oquab et al. 2024), patches on the smaller side of a first analysis' first component are black, and those that are
     left are analysed anew; its sign, which means nothing, is chosen so that the images' edges are background.
 
     Raises:
-        InputError: There are fewer than three patches or features, or they are all the same.
+        InputError: There are fewer than three patches or features.
     """
     shapes = [image.shape[:2] for image in features]
     flat = np.concatenate([image.reshape(-1, image.shape[-1]) for image in features]).astype(np.float64)
@@ -117,7 +117,7 @@ def principal_colours(
     components = _components(flat[kept], 3)
     low, high = np.percentile(components, _PERCENTILES, axis=0)
     colours = np.zeros((len(flat), 3))
-    colours[kept] = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours[kept] = np.where(high > low, np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1), 0.5)
     ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
     pixels = np.split((255 * colours).round().astype(np.uint8), ends)
     return [part.reshape(*shape, 3) for part, shape in zip(pixels, shapes, strict=True)]
@@ -158,13 +158,15 @@ def draw_features(
 
 
 def _components(flat: np.ndarray, count: int) -> np.ndarray:
-    if min(flat.shape) < count or not np.ptp(flat, axis=0).any():
+    if min(flat.shape) < count:
         raise InputError(
             f"{flat.shape[0]} patches of {flat.shape[1]} features have no {count} principal components; give more "
             "or larger images, or another encoder."
         )
     from sklearn.decomposition import PCA  # takes a second, and few pictures need it
 
+    if not np.ptp(flat, axis=0).any():  # a collapsed encoder, of which PCA would divide by nothing
+        return np.zeros((len(flat), count))
     return PCA(count, svd_solver="full").fit_transform(flat)
 
 

@@ -62,10 +62,14 @@ def test_every_colour_is_in_the_picture(tmp_path):
     assert set(map(tuple, np.concatenate(principal_colours(features)).reshape(-1, 3).tolist())) <= shown
 
 
-@pytest.mark.parametrize("features", [np.ones((4, 4, 8), np.float32), np.ones((1, 2, 8), np.float32)])
-def test_features_without_components_are_refused(features):
+def test_features_of_a_collapsed_encoder_are_grey():
+    (colours,) = principal_colours([np.ones((4, 4, 8), np.float32)])
+    assert np.all(colours == 128)
+
+
+def test_too_few_patches_are_refused():
     with pytest.raises(InputError, match="no 3 principal components"):
-        principal_colours([features])
+        principal_colours([np.ones((1, 2, 8), np.float32)])
 
 
 def test_a_resnets_patches_are_its_strides():
