@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -11,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ssljax.errors import InputError
+from ssljax.starts import read_lines
 
 Lines: TypeAlias = Sequence[Mapping[str, float | int]]
 """The lines of a run's `metrics.jsonl`."""
@@ -80,14 +80,14 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
     """Return the lines of a run's `metrics.jsonl`.
 
     Raises:
-        InputError: The file is missing, empty or no such file.
+        InputError: The file is missing, empty, damaged or no such file.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as metrics ({error}); give the folder of a run.") from error
-    if not lines or not all(isinstance(line, dict) and "step" in line for line in lines):
-        raise InputError(f"{path} holds no metrics; let the run log at least once.")
+    lines = read_lines(path, "remove that line, or give the folder of another run")
+    if not lines:
+        raise InputError(f"{path}: the run has logged nothing yet; let it log at least once.")
+    wrong = [number for number, line in enumerate(lines, 1) if not (isinstance(line, dict) and "step" in line)]
+    if wrong:
+        raise InputError(f"{path}, line {wrong[0]}, holds no metrics; remove it, or give the folder of another run.")
     return lines
 
 

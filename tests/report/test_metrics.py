@@ -70,3 +70,21 @@ def test_metrics_that_are_none_are_refused(tmp_path, text):
 def test_metrics_are_read_line_by_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines()))
     assert read_metrics(tmp_path / "metrics.jsonl") == lines()
+
+
+def test_a_last_line_that_a_kill_cut_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines()) + '{"step": 7, "lo')
+    assert read_metrics(path) == lines()
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n')
+    with pytest.raises(InputError, match="line 2, is damaged"):
+        read_metrics(path)
+
+
+def test_a_run_that_logged_nothing_yet_is_told_so(tmp_path):
+    with pytest.raises(InputError, match="logged nothing yet"):
+        read_metrics(tmp_path / "metrics.jsonl")
