@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -51,6 +52,10 @@ _LOWER = ("davis_*_decay", "health_alignment", "health_uniformity", "tracks_over
 _NEITHER = ("health_attention_entropy*", "tracks_*_still")
 _WRITTEN = {"knn": "k-NN", "davis": "DAVIS", "j": "J", "f": "F", "map": "mAP", "miou": "mIoU", "corloc": "CorLoc"}
 _WRITTEN |= {"pck": "PCK", "rankme": "RankMe", "kl": "KL", "iou": "IoU", "cls": "CLS"}
+
+
+_LOGGED = {"embedding_std": "spread of features", "teacher_information": "information in the targets"}
+_LOGGED |= {names[0]: title for title, names in CURVES.items() if len(names) == 1}
 
 
 class Line(NamedTuple):
@@ -103,7 +108,11 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
     names = list(dict.fromkeys(name for lines in runs.values() for line in lines for name in line if name != "step"))
     training = {title: [n for n in members if n in names] for title, members in CURVES.items()}
     left = [name for name in names if not any(name in members for members in CURVES.values())]
-    evaluation = {f"{t} (%)": [n for n in left if _matches(n, patterns)] for t, patterns in EVALUATED.items()}
+    left.sort(key=by_number)
+    evaluation = {
+        f"{title} (%)": list(dict.fromkeys(n for pattern in patterns for n in left if _matches(n, [pattern])))
+        for title, patterns in EVALUATED.items()
+    }
     left = [name for name in left if not any(name in members for members in evaluation.values())]
     rare = [name for name in left if _matches(name, _ALONE) or any(_is_rare(name, lines) for lines in runs.values())]
     evaluation |= {spoken(name): [name] for name in rare}
@@ -114,6 +123,17 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
 def spoken(name: str) -> str:
     """Return a metric's name as people read it."""
     return " ".join(_WRITTEN.get(word, word) for word in name.split("_")).replace("J and F", "J&F")
+
+
+def logged(name: str) -> str:
+    """Return what a metric that a run logs is called on a page: as its panel is where it is alone in one."""
+    return _LOGGED.get(name, spoken(name))
+
+
+def by_number(name: str) -> list[tuple[bool, int, str]]:
+    """Return what to sort a metric's name by, so that "knn_20" comes before "knn_100"."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part), "") if part.isdigit() else (False, 0, part) for part in parts]
 
 
 def is_share(name: str) -> bool:

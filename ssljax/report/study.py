@@ -19,7 +19,7 @@ from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.report import objects
 from ssljax.report.clip import Clip, read_clip
-from ssljax.report.metrics import Lines, read_metrics, spoken
+from ssljax.report.metrics import Lines, logged, read_metrics
 from ssljax.report.numbers import run_numbers
 from ssljax.report.page import Figure
 from ssljax.report.pictures import draw_pictures
@@ -185,6 +185,6 @@ def _measure(
         metrics = jax.device_get(loss(params, state))
         if isinstance(run.objective, DoRA | DINO):
             return {title: float(metrics[name]) for name, title in _METRICS.items()}
-        return {spoken(name): float(value) for name, value in metrics.items()}
+        return {logged(name): float(value) for name, value in metrics.items()}
 
     return measure
