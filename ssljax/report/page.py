@@ -49,7 +49,7 @@ img { display: block; max-width: 100%; height: auto; border-radius: 6px; backgro
 figcaption { margin: .3rem 0 0; max-width: 46rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .9rem; }
 .gallery img { width: 100%; }
-.legend span { display: inline-block; margin-right: 1.1rem; }
+.legend span { display: inline-block; max-width: 100%; padding-right: 1.1rem; }
 .legend i { display: inline-block; width: 1.1rem; height: .3rem; border-radius: 2px; margin-right: .4rem;
   vertical-align: middle; }
 pre { background: var(--card); padding: .7rem .9rem; border-radius: 6px; white-space: pre-wrap; }
