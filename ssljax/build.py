@@ -166,11 +166,12 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
         arguments, encoder = section[name], image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0)))
+        constructor = _constructor("evaluate", name)
         if arguments.get("size", 1) is None:
-            arguments["size"] = image_size(config)
+            arguments["size"] = getattr(constructor, "zoom", 1) * image_size(config)
         if "size" in arguments:
             check_size(encoder, arguments["size"])
-        protocols[name] = _constructor("evaluate", name)(**arguments)
+        protocols[name] = constructor(**arguments)
         if hasattr(protocols[name], "check"):
             protocols[name].check(encoder, devices)
     return Periodic(protocols, built, devices, every=every)

@@ -186,11 +186,11 @@ def _tracks(group: Any) -> None:
         metavar=("FROM", "TO"),
         help="part of the video, negative ones from its end (default: the last 5)",
     )
-    group.add_argument("--size", type=int, help="shorter side of frames in pixels (default: what was trained on)")
+    group.add_argument("--size", type=int, help="shorter side of frames in pixels (default: twice what was trained on)")
     numbers = {
-        "frames": (48, "at most, evenly spaced"),
+        "frames": (48, "at most in all, evenly spaced"),
         "objects": (3, "followed at once"),
-        "draws": (4, "of heads that objects start from, averaged"),
+        "draws": (4, "parts that the frames are cut into, objects discovered anew in each; averaged"),
         "iterations": (30, "of Sinkhorn-Knopp"),
         "layer": (-1, "block whose attention, queries and keys are used"),
     }

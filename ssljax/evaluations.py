@@ -51,7 +51,8 @@ def evaluate(
 
     Args:
         protocol: Its name in `build.CONSTRUCTORS`.
-        arguments: Of the protocol; a `size` of None is what the encoder was trained on.
+        arguments: Of the protocol; a `size` of None is what the encoder was trained on,
+            times the protocol's `zoom` if it has one.
         workdir: Of a run, or
         weights: a file that `ssljax export` wrote.
         step: Which checkpoint of the run; the newest by default.
@@ -66,7 +67,7 @@ def evaluate(
     subjects = _of_run(workdir, step) if workdir is not None else _of_weights(weights, step)
     constructor, arguments = build.CONSTRUCTORS["evaluate"][protocol], dict(arguments)
     if "size" in inspect.signature(constructor).parameters and arguments.get("size") is None:
-        arguments["size"] = subjects.size
+        arguments["size"] = getattr(constructor, "zoom", 1) * subjects.size
     built, devices = constructor(**arguments), mesh.make_mesh()
     encoders = {TRAINED: subjects.encoders[TRAINED]}
     if baselines:
