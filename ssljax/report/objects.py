@@ -45,7 +45,7 @@ def tracker(objective: DoRA | DINO, encoder: Encoder, clip: Clip) -> Callable[[S
 
 
 def score(objective: DoRA | DINO, follow: Callable[[Sequence[int]], Tracks]) -> dict[str, float]:
-    """Return the label-free scores, each a mean over draws of heads, all from the first frame, where the picture starts.
+    """Return the label-free scores, each a mean over draws of heads that start where the picture does.
 
     `TrackConsistency` starts anew in each part of a clip, so its numbers are others.
     """
