@@ -60,7 +60,8 @@ class Log:
         """
         self.every, self.total, self.batch_size, self.unit, self._also = every, total, batch_size, unit, also
         self._schedules = schedules
-        self._waited, self._since, self._count = 0.0, time.monotonic(), 0
+        self._paused = 0.0
+        self._waited, self._since, self._count = 0.0, self.now(), 0
         self._low, self._evaluated = 0, ""
         self._file = self._tensorboard = self._wandb = None
         if writes and wandb_project:
@@ -89,19 +90,25 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def update(self, step: int, metrics: Mapping[str, float], waited: float) -> None:
+    def now(self) -> float:
+        """Return the seconds on a clock that stands still while it is paused."""
+        return time.monotonic() - self._paused
+
+    def update(self, step: int, metrics: Mapping[str, float], waited: float, ended: float | None = None) -> None:
         """Count one update.
 
         Args:
             step: Updates done.
             metrics: Finite scalars.
             waited: Seconds that the devices stood idle before this update, waiting for its data.
+            ended: When the devices were through with it, as of `now()`; by default this moment.
         """
+        ended = self.now() if ended is None else ended
         self._waited, self._count = self._waited + waited, self._count + 1
         self.bar.update()
         if step % self.every and step != self.total and not (self._also and step % self._also == 0):
             return
-        elapsed = max(time.monotonic() - self._since, 1e-9)
+        elapsed = max(ended - self._since, 1e-9)
         rate = self._count * self.batch_size / elapsed
         line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}}
         line |= {"samples_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
@@ -110,7 +117,7 @@ class Log:
             f"loss {metrics['loss']:.3f}, {rate:.1f} {self.unit}/s, waiting for data {line['data_wait_share']:.0%}"
             f"{self._evaluated}"
         )
-        self._waited, self._since, self._count = 0.0, time.monotonic(), 0
+        self._waited, self._since, self._count = 0.0, ended, 0
         self._write(step, line)
         self._warn_of_collapse(step, metrics)
 
@@ -119,7 +126,7 @@ class Log:
         """Leave what happens inside out of the rate."""
         began = time.monotonic()
         yield
-        self._since += time.monotonic() - began
+        self._paused += time.monotonic() - began
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 _INPUT = "image files, a folder of images, a prepared folder, or a video (default: the run's own data)"
 _DATA = "prepared set of images (default: the run's own)"
+
+
+def positive(text: str) -> int:
+    """Return a number of things, at least 1, for argparse."""
+    return _whole(text, 1, None)
+
+
+def seed(text: str) -> int:
+    """Return a seed as NumPy takes it, for argparse."""
+    return _whole(text, 0, 2**32 - 1)
+
+
+def _whole(text: str, least: int, most: int | None) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        end = "" if most is None else f" to {most}"
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least}{end or ' on'}")
+    return number
 
 
 def _attention(parser: Any) -> None:
@@ -39,9 +61,9 @@ def _neighbours(parser: Any) -> None:
     _add_inputs(parser, 8, "images to find neighbours of, as above (default: some of the set)", video=False)
     parser.add_argument("--data", type=Path, metavar="SET", help=f"{_DATA}, searched")
     _add_output(parser, "neighbours.png")
-    parser.add_argument("--neighbours", type=int, default=8, help="of each image (default: %(default)s)")
+    parser.add_argument("--neighbours", type=positive, default=8, help="of each image (default: %(default)s)")
     parser.add_argument(
-        "--most", type=int, default=10_000, help="images searched, evenly spaced (default: %(default)s)"
+        "--most", type=positive, default=10_000, help="images searched, evenly spaced (default: %(default)s)"
     )
     _add_size(parser, "side in pixels at which images are encoded (default: the training's)")
     _add_pool(parser)
@@ -50,19 +72,21 @@ def _neighbours(parser: Any) -> None:
 def _embedding(parser: Any) -> None:
     parser.add_argument("--data", type=Path, metavar="SET", help=_DATA)
     _add_output(parser, "embedding.png")
-    parser.add_argument("--most", type=int, default=2000, help="images drawn, evenly spaced (default: %(default)s)")
+    parser.add_argument(
+        "--most", type=positive, default=2000, help="images drawn, evenly spaced (default: %(default)s)"
+    )
     parser.add_argument(
         "--method", default="tsne", choices=["tsne", "umap"], help="umap needs umap-learn (default: %(default)s)"
     )
-    parser.add_argument("--perplexity", type=float, default=30.0, help="neighbours that count (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the method (default: %(default)s)")
+    parser.add_argument("--perplexity", type=float, help="neighbours that count (default: 30, of few images fewer)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the method (default: %(default)s)")
     _add_size(parser, "side in pixels at which images are encoded (default: the training's)")
     _add_pool(parser)
 
 
 def _add_inputs(parser: Any, count: int, text: str = _INPUT, *, video: bool = True) -> None:
     parser.add_argument("inputs", type=Path, nargs="*", metavar="INPUT", help=text)
-    parser.add_argument("--count", type=int, default=count, help="the most of them drawn (default: %(default)s)")
+    parser.add_argument("--count", type=positive, default=count, help="the most of them drawn (default: %(default)s)")
     if video:
         parser.add_argument(
             "--seconds",
@@ -78,7 +102,7 @@ def _add_output(parser: Any, name: str, kinds: str = "PNG file") -> None:
 
 
 def _add_size(parser: Any, text: str) -> None:
-    parser.add_argument("--size", type=int, help=text)
+    parser.add_argument("--size", type=positive, help=text)
 
 
 def _add_pool(parser: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,7 +26,11 @@ def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> None:
         "processes": jax.process_count(),
         "jax": jax.__version__,
     }
-    with (workdir / _FILE).open("a") as file:
+    path = workdir / _FILE
+    before = path.read_text() if path.exists() else ""
+    if before and not before.endswith("\n"):  # a kill cut the last line
+        path.write_text(before[: before.rfind("\n") + 1])
+    with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -36,13 +41,35 @@ def read_starts(workdir: Path) -> list[str]:
         InputError: The record is damaged.
     """
     path = workdir / _FILE
-    if not path.exists():
-        return []
+    lines = read_lines(path, "remove that line")
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
         return list(dict.fromkeys(_words(**line) for line in lines))
-    except (ValueError, TypeError) as error:
+    except (AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); remove it.") from error
+
+
+def read_lines(path: Path, remedy: str) -> list[Any]:
+    """Return what the lines of a JSON file of lines hold, but for a last one that a kill cut; none without the file.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged line, for the message.
+
+    Raises:
+        InputError: It cannot be read, or a line before the last is damaged.
+    """
+    try:
+        texts = path.read_text().splitlines(keepends=True) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from error
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts) or text.endswith("\n"):
+                raise InputError(f"{path}, line {number}, is damaged ({error}); {remedy}.") from error
+    return lines
 
 
 def _words(step: int, devices: int, kind: str, mesh: dict[str, int], processes: int, jax: str) -> str:

@@ -138,6 +138,7 @@ def _loop(
                 state, values = update(state, finish(batch))
             done += 1
             if evaluation.due(done, total):
+                in_flight.settle(0)  # as they end, since what evaluates counts as no time
                 jax.block_until_ready(values)
                 try:
                     with log.paused():
@@ -196,6 +197,7 @@ class _InFlight:
         """Begin with none; `bad_loss` says what to tell of an update whose loss is not finite."""
         self._log, self._bad_loss = log, bad_loss
         self._updates: collections.deque[tuple[int, Any, float]] = collections.deque()
+        self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
         self.newest: dict[str, float] = {}
 
     @property
@@ -206,6 +208,7 @@ class _InFlight:
     def add(self, number: int, values: Any, waited: float) -> None:
         """Take in an update, its metrics on the devices, before which these waited so many seconds for its data."""
         self._updates.append((number, values, waited))
+        self._look()
 
     def settle(self, pending: int) -> None:
         """Wait for all updates but the newest `pending`, and log them.
@@ -216,9 +219,17 @@ class _InFlight:
         while len(self._updates) > pending:
             number, values, waited = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
+            ended = self._ended.popleft() if self._ended else self._log.now()
             if not is_finite(self.newest):
                 raise InputError(self._bad_loss(number, self.newest["loss"]))
-            self._log.update(number, self.newest, waited)
+            self._log.update(number, self.newest, waited, ended)
+
+    def _look(self) -> None:
+        """Note the time for the updates that ended since the last look: some are logged only much later."""
+        for _, values, _ in list(self._updates)[len(self._ended) :]:
+            if not values["loss"].is_ready():
+                return
+            self._ended.append(self._log.now())
 
 
 class Stop:

@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+from ssljax.arguments import parser as arguments_of_verbs
 from ssljax.show_arguments import PICTURES
 
 
@@ -20,3 +21,18 @@ def test_the_arguments_are_the_functions(name):
         default = signature.parameters[action.dest].default
         if not action.required and default is not inspect.Parameter.empty:
             assert action.default == default, action.dest
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("neighbours --most -3", "-3 is no whole number from 1 on"),
+        ("embedding --most 0", "0 is no whole number from 1 on"),
+        ("embedding --seed -1", "-1 is no whole number from 0 to 4294967295"),
+        ("features --count few", "few is no whole number from 1 on"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(given, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        arguments_of_verbs().parse_args(["show", *given.split(), "--workdir", "run"])
+    assert said in capsys.readouterr().err

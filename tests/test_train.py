@@ -14,7 +14,8 @@ import pytest
 
 from ssljax import build, configuration
 from ssljax.errors import InputError
-from ssljax.train import train
+from ssljax.log import Log
+from ssljax.train import _InFlight, train
 
 TESTS = Path(__file__).parent
 
@@ -219,6 +220,23 @@ def test_the_best_are_sought_among_the_evaluated(tmp_path, monkeypatch):
         train(toy(epochs=4, **wrong), tmp_path / "other")
 
 
+def test_the_rate_is_of_when_updates_ended(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("ssljax.log.time.monotonic", lambda: now[0])
+    settings = {"total": 11, "batch_size": 4, "unit": "samples", "schedules": {}, "config": {}, "writes": True}
+    with Log(tmp_path, start=0, every=5, **settings) as log:
+        updates = _InFlight(log, str)
+        for number in range(1, 12):
+            now[0] += 2.0
+            updates.add(number, {"loss": jax.block_until_ready(jax.numpy.ones(()))}, 0.0)
+            updates.settle(2)
+        now[0] += 100.0
+        updates.settle(0)  # the last two, which ended long ago, the very last in a line of its own
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 11]
+    np.testing.assert_allclose([row["samples_per_second"] for row in rows], 2.0)
+
+
 @pytest.mark.long
 def test_memory_stays_flat_over_500_updates(tmp_path):
     code = """if True:
@@ -229,8 +247,8 @@ def test_memory_stays_flat_over_500_updates(tmp_path):
         config.epochs, config.checkpoint.every, config.log.every = 270, 100, 10
         seen = []
         class Probe(train.Log):
-            def update(self, step, metrics, waited):
-                super().update(step, metrics, waited)
+            def update(self, step, metrics, *times):
+                super().update(step, metrics, *times)
                 if step % 20 == 0:
                     gc.collect()
                     seen.append(int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)

@@ -26,6 +26,7 @@ COLOURS = (
 
 _OTHERS = "#d9dde2"
 _TEXT = "#333a44"
+_FEWEST = 5  # of which a third of the others is more than one
 
 
 def show_embedding(
@@ -35,7 +36,7 @@ def show_embedding(
     data: Path | None = None,
     most: int = 2000,
     method: str = "tsne",
-    perplexity: float = 30.0,
+    perplexity: float | None = None,
     seed: int = 0,
     size: int | None = None,
     pool: str = "features",
@@ -59,7 +60,7 @@ def show_embedding(
     path, source = output_of(subject, output, "embedding.png"), set_of(subject, data)
     size = subject.size if size is None else size
     numbers, labels = spread(source.count, most), source.labels()
-    _check(method, len(numbers), perplexity)
+    perplexity = _check(method, len(numbers), perplexity)
     features = encoded(subject.encoder, (view(source, int(number), size) for number in numbers), pool)
     points = embed(features, method=method, perplexity=perplexity, seed=seed)
     draw_embedding(
@@ -73,7 +74,7 @@ def show_embedding(
 
 
 def embed(
-    features: Float[np.ndarray, "n d"], *, method: str = "tsne", perplexity: float = 30.0, seed: int = 0
+    features: Float[np.ndarray, "n d"], *, method: str = "tsne", perplexity: float | None = None, seed: int = 0
 ) -> Float[np.ndarray, "n 2"]:
     """Return features as points of the plane whose neighbours are the same, by cosine; the same for the same seed.
 
@@ -81,18 +82,18 @@ def embed(
         features: Normalised here.
         method: "tsne" (van der Maaten and Hinton 2008), started from the principal components, or "umap" (McInnes et
             al. 2018), for which umap-learn must be installed.
-        perplexity: How many neighbours count, about.
+        perplexity: How many neighbours count, about; by default 30, or a third of the others where they are few.
         seed: Of the method.
 
     Raises:
         InputError: The method is unknown or not installed, or the perplexity is not between 1 and the number of images.
     """
-    _check(method, len(features), perplexity)
+    perplexity = _check(method, len(features), perplexity)
     unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
     if method == "umap":
         from umap import UMAP
 
-        return UMAP(n_neighbors=round(perplexity), random_state=seed).fit_transform(unit)
+        return UMAP(n_neighbors=max(2, round(perplexity)), random_state=seed).fit_transform(unit)
     from sklearn.manifold import TSNE  # takes a second, and no other picture needs it
 
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
@@ -158,9 +159,13 @@ def _entry(name: str, colour: Any, marker: str) -> Line2D:
     return Line2D([], [], color=colour, marker=marker, markersize=8, linestyle="", label=name)
 
 
-def _check(method: str, count: int, perplexity: float) -> None:
+def _check(method: str, count: int, perplexity: float | None) -> float:
+    """Return the perplexity, chosen where it is None."""
     if method not in METHODS:
         raise InputError(f"--method is {method!r}; give one of {', '.join(METHODS)}.")
+    if count < _FEWEST:
+        raise InputError(f"There are {count} images to draw as points; give a set, or --most, of at least {_FEWEST}.")
+    perplexity = min(30.0, (count - 1) / 3) if perplexity is None else perplexity
     if not 1 < perplexity < count:
         raise InputError(
             f"--perplexity is {perplexity:g}, and there are {count} images; give a number between 1 and that."
@@ -170,3 +175,4 @@ def _check(method: str, count: int, perplexity: float) -> None:
             import umap  # noqa: F401
         except ImportError as error:
             raise InputError(f"--method umap needs another package ({error}): pip install umap-learn") from error
+    return perplexity

@@ -50,8 +50,8 @@ def read_inputs(
     """Return at most `count` images or frames, evenly spaced over what is there.
 
     Args:
-        places: Image files, or one of: a folder of them (not those below it), a prepared set of images, a prepared
-            video or a folder of some, of which the first is taken, a video file.
+        places: Image files, or one of: a folder of them, or of folders of them, such as one a class (no deeper), a
+            prepared set of images, a prepared video or a folder of some, of which the first is taken, a video file.
         count: The most.
         seconds: The part (from, to) of a video; by default what the run left out at its end, or else its last 5.
         config: The run's, whose own videos may be among these.
@@ -67,7 +67,7 @@ def read_inputs(
         raise InputError(f"{place} does not exist; give an image, a folder of images, a prepared folder or a video.")
     if place.is_file():
         return _decode_video(place, count, seconds)
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() in _IMAGES)
+    files = _image_files(place) or _images_below(place)
     if (place / INDEX).is_file() and _is_image_set(place):
         _no_seconds(seconds, place)
         return _read_set(ImageSet(place), count)
@@ -194,11 +194,28 @@ def _of_times(frames: list[np.ndarray], times: list[float]) -> Inputs:
     return Inputs(frames, [f"{time:.1f} s" for time in times], times)
 
 
+def are_unrelated(place: Path) -> bool:
+    """Return whether a folder holds images that are no frames of one video: a prepared set, or a folder a class."""
+    return place.is_dir() and (_is_image_set(place) or (not _image_files(place) and bool(_images_below(place))))
+
+
+def _image_files(place: Path) -> list[Path]:
+    return sorted(file for file in place.iterdir() if file.suffix.lower() in _IMAGES and file.is_file())
+
+
+def _images_below(place: Path) -> list[Path]:
+    """Return the images in a folder's subfolders, none where something prepared lies there."""
+    folders = sorted(child for child in place.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if any((folder / INDEX).is_file() for folder in [place, *folders]):
+        return []
+    return [file for folder in folders for file in _image_files(folder)]
+
+
 def _is_image_set(place: Path) -> bool:
-    """Whether an index says so; of one that is broken its reader tells."""
+    """Whether an index says so; of one that is missing or broken its reader tells."""
     try:
         return json.loads((place / INDEX).read_bytes()).get("kind") == KIND
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ssljax.errors import InputError
+from ssljax.starts import read_lines
 
 Lines: TypeAlias = Sequence[Mapping[str, float | int]]
 """The lines of a run's `metrics.jsonl`."""
@@ -53,6 +54,10 @@ _WRITTEN = {"knn": "k-NN", "davis": "DAVIS", "j": "J", "f": "F", "map": "mAP", "
 _WRITTEN |= {"pck": "PCK", "rankme": "RankMe", "kl": "KL", "iou": "IoU", "cls": "CLS"}
 
 
+_LOGGED = {"embedding_std": "spread of features", "teacher_information": "information in the targets"}
+_LOGGED |= {names[0]: title for title, names in CURVES.items() if len(names) == 1}
+
+
 class Line(NamedTuple):
     """A curve: its name, its points [n, 2] of step and value, and its number among those of its panel or page."""
 
@@ -80,14 +85,14 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
     """Return the lines of a run's `metrics.jsonl`.
 
     Raises:
-        InputError: The file is missing, empty or no such file.
+        InputError: The file is missing, empty, damaged or no such file.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as metrics ({error}); give the folder of a run.") from error
-    if not lines or not all(isinstance(line, dict) and "step" in line for line in lines):
-        raise InputError(f"{path} holds no metrics; let the run log at least once.")
+    lines = read_lines(path, "remove that line, or give the folder of another run")
+    if not lines:
+        raise InputError(f"{path}: the run has logged nothing yet; let it log at least once.")
+    wrong = [number for number, line in enumerate(lines, 1) if not (isinstance(line, dict) and "step" in line)]
+    if wrong:
+        raise InputError(f"{path}, line {wrong[0]}, holds no metrics; remove it, or give the folder of another run.")
     return lines
 
 
@@ -103,7 +108,11 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
     names = list(dict.fromkeys(name for lines in runs.values() for line in lines for name in line if name != "step"))
     training = {title: [n for n in members if n in names] for title, members in CURVES.items()}
     left = [name for name in names if not any(name in members for members in CURVES.values())]
-    evaluation = {f"{t} (%)": [n for n in left if _matches(n, patterns)] for t, patterns in EVALUATED.items()}
+    left.sort(key=by_number)
+    evaluation = {
+        f"{title} (%)": list(dict.fromkeys(n for pattern in patterns for n in left if _matches(n, [pattern])))
+        for title, patterns in EVALUATED.items()
+    }
     left = [name for name in left if not any(name in members for members in evaluation.values())]
     rare = [name for name in left if _matches(name, _ALONE) or any(_is_rare(name, lines) for lines in runs.values())]
     evaluation |= {spoken(name): [name] for name in rare}
@@ -114,6 +123,17 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
 def spoken(name: str) -> str:
     """Return a metric's name as people read it."""
     return " ".join(_WRITTEN.get(word, word) for word in name.split("_")).replace("J and F", "J&F")
+
+
+def logged(name: str) -> str:
+    """Return what a metric that a run logs is called on a page: as its panel is where it is alone in one."""
+    return _LOGGED.get(name, spoken(name))
+
+
+def by_number(name: str) -> list[tuple[bool, int, str]]:
+    """Return what to sort a metric's name by, so that "knn_20" comes before "knn_100"."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part), "") if part.isdigit() else (False, 0, part) for part in parts]
 
 
 def is_share(name: str) -> bool:

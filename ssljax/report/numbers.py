@@ -11,7 +11,7 @@ import numpy as np
 from ssljax import build
 from ssljax.checkpoint import Checkpoints
 from ssljax.objectives.base import PyTree
-from ssljax.report.metrics import Lines, spoken
+from ssljax.report.metrics import Lines, logged
 from ssljax.starts import read_starts
 
 
@@ -73,4 +73,4 @@ def _best(workdir: Path, run: build.Restored) -> str:
     )
     best = checkpoints.best()
     checkpoints.close()
-    return f"update {best[0]:,}: {spoken(settings.best_metric)} {best[1]:.4g}" if best else ""
+    return f"update {best[0]:,}: {logged(settings.best_metric)} {best[1]:.4g}" if best else ""

@@ -15,10 +15,10 @@ from ssljax.report.embedded import image_tag
 _LONG = 4  # sections from which on a page has a table of contents
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d2430; --quiet: #5d6775; --line: #dde1e7; --back: #fff; --card: #f5f6f8;
-  --link: #1a5fb4; --alert: #8a4b00; --alert-back: #fff4e0; }
+  --shade: #1d243055; --link: #1a5fb4; --alert: #8a4b00; --alert-back: #fff4e0; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e6e9ee; --quiet: #9aa4b2; --line: #333b47; --back: #14181f; --card: #1d232c; --link: #86b6f0;
-    --alert: #ffd08a; --alert-back: #3a2c14; }
+  :root { --text: #e6e9ee; --quiet: #9aa4b2; --line: #333b47; --back: #14181f; --card: #1d232c; --shade: #000c;
+    --link: #86b6f0; --alert: #ffd08a; --alert-back: #3a2c14; }
   img { filter: brightness(.9); }
 }
 * { box-sizing: border-box; }
@@ -33,7 +33,12 @@ p { max-width: 46rem; margin: .5rem 0; }
 nav ul { list-style: none; margin: 1rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; }
 .quiet, figcaption { color: var(--quiet); font-size: .92rem; }
 .alert { color: var(--alert); background: var(--alert-back); padding: .4rem .7rem; border-radius: 6px; }
-.wide { overflow-x: auto; margin: .6rem 0; }
+/* A shadow lies along a side behind which there is more; what covers it moves with the table. */
+.wide { overflow-x: auto; margin: .6rem 0; background:
+  linear-gradient(to right, var(--back) 40%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--back) 40%, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / .8rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody th { font-weight: normal; white-space: nowrap; }

@@ -22,19 +22,20 @@ _ZOOM = 2  # the resolution that is looked at to that of training, so that the g
 _READABLE = ("images", "tfds", "frames", "windows")
 
 
-def draw_pictures(run: build.Restored, clip: Clip | None, folder: Path) -> list[Figure]:
+def draw_pictures(run: build.Restored, clip: Clip | None, folder: Path, *, own: bool = True) -> list[Figure]:
     """Draw into a folder what a run's networks make of some of its data, and return what was drawn.
 
     Args:
         run: The checkpoint.
         clip: The frames that tracks are shown in, if there are any.
         folder: For PNG files.
+        own: Whether the run's own data can be read; without them only the clip is shown.
 
     Raises:
         InputError: The data cannot be used.
     """
-    figures = _of_vit(run, clip, folder)
-    if isinstance(run.objective, MAE):
+    figures = _of_vit(run, clip, folder) if own or clip is not None else []
+    if own and isinstance(run.objective, MAE):
         path = folder / "reconstructions.png"
         unseen = draw_reconstructions_of(run.objective, run, path, count=_SAMPLES)
         whose = "What training left out" if unseen else "Some of the training data"

@@ -13,9 +13,9 @@ import numpy as np
 from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.report.clip import Clip
-from ssljax.report.page import Code, Links, Section, Table, Text, write_page
+from ssljax.report.page import Alert, Block, Code, Links, Section, Table, Text, write_page
 from ssljax.report.results import result_sections
-from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, study
+from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, read_samples, study
 from ssljax.report.training import training_section
 
 NOTE = (
@@ -61,13 +61,12 @@ def write_report(
     check_links(links)
     with opened(output or workdir / "report") as (page, folder):
         run = build.restore(workdir, step)
-        shown = study(workdir, run, choose_clip(run, video, seconds), folder)
+        samples = read_samples(workdir, run)
+        shown = study(workdir, run, samples, choose_clip(run, samples, video, seconds), folder)
         done = int(shown.run.state.step)
         sections = [
             Section("The run", [Table(("", ""), list(shown.numbers.items()))]),
-            Section(
-                "Trained, and at random initialisation", [_scores(shown), NOTE if shown.clip is None else TRACKS_NOTE]
-            ),
+            Section("Trained, and at random initialisation", _scores(shown)),
             *evaluation_sections({workdir.name: shown}),
             training_section({"": shown.metrics}, folder),
             *(Section(figure.title, [figure._replace(title="")]) for figure in shown.figures),
@@ -84,15 +83,29 @@ def opened(output: Path) -> Iterator[tuple[Path, Path]]:
     """Give the page's file and a folder for pictures: the page's own, or, where a file is named, one that is removed.
 
     Raises:
-        InputError: Something else lies there, or the name is that of another kind of file.
+        InputError: Something else lies there, the name is that of another kind of file, or it cannot be written.
     """
     if output.suffix.lower() in (".html", ".htm"):
+        _check_writable(output, output)
         with tempfile.TemporaryDirectory() as folder:
             yield output, Path(folder)
         return
     if output.is_file() or (output.suffix and not output.is_dir()):
         raise InputError(f"--output {output}: give a folder, or a file that ends in .html.")
+    _check_writable(output, output / "index.html")
     yield output / "index.html", output
+
+
+def _check_writable(output: Path, page: Path) -> None:
+    """Raise InputError where a page cannot be written, before anything is measured for it."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        new = not page.exists()
+        page.open("a").close()
+        if new:
+            page.unlink()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}); name another place.") from error
 
 
 def check_links(links: Sequence[Path]) -> None:
@@ -132,11 +145,15 @@ def evaluation_sections(shown: Mapping[str, Study]) -> list[Section]:
     return [Section("Evaluation", sections)] if sections else []
 
 
-def _scores(shown: Study) -> Table:
+def _scores(shown: Study) -> list[Block]:
+    lacking: list[Block] = [Alert(shown.lacking)] if shown.lacking else []
+    if not shown.trained:
+        return lacking
     rows = [
         (title, f"{value:.3f}", _spread([one[title] for one in shown.random])) for title, value in shown.trained.items()
     ]
-    return Table(("", "trained", "at random initialisation"), rows)
+    table = Table(("", "trained", "at random initialisation"), rows)
+    return [*lacking, table, NOTE if shown.clip is None else TRACKS_NOTE]
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ssljax import build, configuration
 from ssljax.errors import InputError
-from ssljax.report.page import Code, Section, Table, Text, write_page
+from ssljax.report.page import Alert, Block, Code, Section, Table, Text, write_page
 from ssljax.report.run import check_links, command, evaluation_sections, link_sections, opened
-from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, study, tracks
+from ssljax.report.study import INITIALISATIONS, SAMPLES, Study, choose_clip, read_samples, study, tracks
 from ssljax.report.training import legend, training_section
 
 _MANY_KEYS = 20
@@ -54,14 +54,15 @@ def write_comparison(
         shown: dict[str, Study] = {}
         for name, workdir in zip(names, workdirs, strict=True):
             run = build.restore(workdir, step)
-            clip = choose_clip(run, video, seconds) if tracks(run) else None
-            shown[name] = study(workdir, run, clip, folder / name.replace("/", "_"))
-        if (video or seconds) and all(one.clip is None for one in shown.values()):
+            samples = read_samples(workdir, run)
+            clip = choose_clip(run, samples, video, seconds) if tracks(run) else None
+            shown[name] = study(workdir, run, samples, clip, folder / name.replace("/", "_"))
+        if (video or seconds) and not any(tracks(one.run) for one in shown.values()):
             raise InputError("--video and --seconds choose where tracks are shown, and none of these runs has any.")
         sections = [
             Section("The runs", [legend(names), _numbers(shown)]),
             _differences(shown),
-            Section("What the objectives measure", [_scores(shown), _NOTE]),
+            Section("What the objectives measure", _scores(shown)),
             *evaluation_sections(shown),
             training_section({name: one.metrics for name, one in shown.items()}, folder),
             *_pictures(shown),
@@ -111,10 +112,11 @@ def _differences(shown: Mapping[str, Study]) -> Section:
     return Section(title, [Table(("key", *shown), rows)], closed=len(rows) > _MANY_KEYS)
 
 
-def _scores(shown: Mapping[str, Study]) -> Table:
+def _scores(shown: Mapping[str, Study]) -> list[Block]:
+    lacking = [Alert(one.lacking) for one in shown.values() if one.lacking]
     titles = dict.fromkeys(title for one in shown.values() for title in one.trained)
     rows = [(title, *(_score(one, title) for one in shown.values())) for title in titles]
-    return Table(("", *shown), rows)
+    return [*lacking, *([Table(("", *shown), rows), _NOTE] if rows else [])]
 
 
 def _score(one: Study, title: str) -> str:

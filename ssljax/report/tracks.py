@@ -16,7 +16,7 @@ from ssljax.errors import InputError
 from ssljax.evaluate.tracking import fit_frames, track_objects
 from ssljax.objectives.dora import DoRA
 from ssljax.report.figures import draw_tracks
-from ssljax.report.inputs import covered
+from ssljax.report.inputs import are_unrelated, covered
 from ssljax.report.picture import overlay_all, resize_to
 from ssljax.report.subject import Subject, inputs_of, output_of, vit_of
 
@@ -59,6 +59,8 @@ def show_tracks(
         settings |= {"epsilon": subject.objective.epsilon, "iterations": subject.objective.iterations}
     if layer is not None:
         settings["layer"] = layer
+    if inputs and are_unrelated(inputs[0]):
+        raise InputError(f"{inputs[0]} holds single images, no video; name a video, or a folder of its frames.")
     shown = inputs_of(subject, inputs, count, seconds)
     if not inputs and shown.times is None:
         raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ssljax.report.curves import colour_of, draw_panel, sheet
-from ssljax.report.metrics import Lines, Panel, panels, spoken
+from ssljax.report.metrics import Lines, Panel, by_number, logged, panels
 from ssljax.report.page import Block, Figure, Gallery, Legend, Section, Table
 
 
@@ -17,10 +17,8 @@ def training_section(runs: Mapping[str, Lines], folder: Path) -> Section:
         runs: What each logged, by name; of a single one the name is not shown.
         folder: Where the curves go as pictures for use elsewhere: curves.png, evaluations.png, others.png.
     """
-    logged = panels(runs)
-    drawn = dict(
-        _galleries({"curves": logged.training, "evaluations": logged.evaluation, "others": logged.other}, folder)
-    )
+    found = panels(runs)
+    drawn = dict(_galleries({"curves": found.training, "evaluations": found.evaluation, "others": found.other}, folder))
     key: list[Block] = [legend(list(runs))] if len(runs) > 1 else []
     blocks: list[Block] = ["What was logged, against the number of updates.", *key]
     blocks += [drawn["curves"]] if "curves" in drawn else []
@@ -48,9 +46,9 @@ def _galleries(named: Mapping[str, Sequence[Panel]], folder: Path) -> Iterator[t
 
 def _last_values(runs: Mapping[str, Lines]) -> Table:
     last = {run: {name: value for line in lines for name, value in line.items()} for run, lines in runs.items()}
-    names = sorted({name for values in last.values() for name in values} - {"step"})
+    names = sorted({name for values in last.values() for name in values} - {"step"}, key=by_number)
     rows = [
-        (spoken(name), *(f"{values[name]:.4g}" if name in values else "–" for values in last.values()))
+        (logged(name), *(f"{values[name]:.4g}" if name in values else "–" for values in last.values()))
         for name in names
     ]
     return Table(("", *(runs if len(runs) > 1 else ["last logged"])), rows)

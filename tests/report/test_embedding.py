@@ -35,6 +35,12 @@ def test_clusters_stay_together_and_the_seed_decides():
     np.testing.assert_array_equal(points, embed(2 * features, perplexity=15))
 
 
+@pytest.mark.parametrize("count", [5, 30])
+def test_few_images_need_no_perplexity(count):
+    features, _ = clusters(count, 2)
+    np.testing.assert_array_equal(embed(features), embed(features, perplexity=min(30, (count - 1) / 3)))
+
+
 def test_ten_classes_have_a_colour_each(tmp_path):
     points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
     path = tmp_path / "points.png"
@@ -54,7 +60,9 @@ def test_the_largest_of_many_classes_are_named(tmp_path):
 def test_bad_requests_are_told(monkeypatch):
     features, _ = clusters(20, 2)
     with pytest.raises(InputError, match="there are 20 images"):
-        embed(features)
+        embed(features, perplexity=20)
+    with pytest.raises(InputError, match="There are 4 images .* at least 5"):
+        embed(features[:4])
     with pytest.raises(InputError, match="one of tsne, umap"):
         embed(features, method="pca")
     monkeypatch.setitem(sys.modules, "umap", None)

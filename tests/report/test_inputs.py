@@ -48,6 +48,7 @@ def test_files_and_folders(places, tmp_path):
     folder = read_inputs([places / "raw" / "red"], count=3)
     assert folder.names == ["000", "001", "002"]
     np.testing.assert_array_equal(folder.images[2], read_image(files[2]))
+    assert read_inputs([places / "raw"], count=6).names == [f"{c}/{i:03d}" for c in ("green", "red") for i in range(3)]
     prepared = read_inputs([places / "flowers"], count=2)
     assert prepared.names == ["green", "red"] and prepared.times is None
 
@@ -82,12 +83,14 @@ def test_a_runs_own_data_are_what_it_left_out(places):
         ("text.mp4", None, "not a video"),
         ("raw/red", (0.0, 1.0), "a part of a video"),
         ("street.mp4", (7.0, 8.0), "no frames in seconds 7 to 8"),
-        ("raw", None, "holds no prepared video"),
+        ("raw", (0.0, 1.0), "a part of a video"),
+        ("empty", None, "holds no prepared video"),
     ],
 )
 def test_what_cannot_be_read_is_told(places, place, seconds, message):
     for name in ("text.png", "text.mp4"):
         (places / name).write_text("no picture")
+    (places / "empty").mkdir(exist_ok=True)
     with pytest.raises(InputError, match=message):
         read_inputs([places / place], count=3, seconds=seconds)
 

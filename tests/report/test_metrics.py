@@ -7,7 +7,7 @@ import pytest
 
 from ssljax.errors import InputError
 from ssljax.report.curves import draw_panel, sheet
-from ssljax.report.metrics import Line, Panel, best_of, panels, read_metrics, spoken
+from ssljax.report.metrics import Line, Panel, best_of, logged, panels, read_metrics, spoken
 
 TRAINING = {"loss": 2.0, "kl": 1.0, "teacher_entropy": 2.0, "student_entropy": 3.0, "learning_rate": 0.1}
 OTHER = {"samples_per_second": 9.0, "data_wait_share": 0.0, "gradient_norm": 1.0}
@@ -43,6 +43,19 @@ def test_several_runs_have_a_panel_a_metric_and_a_curve_a_run():
     assert {panel.title for panel in found.evaluation} >= {"k-NN 10 (%)", "k-NN 20 (%)", "linear probe (%)"}
 
 
+def test_names_with_numbers_are_in_their_order():
+    found = panels({"": [{"step": 1, "knn_10": 0.1, "knn_100": 0.1, "knn_20": 0.1, "knn_200": 0.1}]})
+    assert [line.name for line in found.evaluation[0].lines] == ["k-NN 10", "k-NN 20", "k-NN 100", "k-NN 200"]
+
+
+def test_a_metric_is_called_as_its_panel_is_where_it_is_alone_there():
+    named = {"accuracy": "pairs found in the batch", "embedding_std": "spread of features", "kl": "KL between views"}
+    for name, title in named.items():
+        (panel,) = panels({"": [{"step": 1, name: 0.5}]}).training
+        assert logged(name) == panel.title == title
+    assert logged("student_entropy") == spoken("student_entropy")
+
+
 def test_the_best_is_the_smallest_where_less_is_better():
     assert best_of("knn_20", [0.1, 0.3, float("nan")]) == 0.3
     assert best_of("davis_j_decay", [0.1, 0.3]) == 0.1
@@ -70,3 +83,21 @@ def test_metrics_that_are_none_are_refused(tmp_path, text):
 def test_metrics_are_read_line_by_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines()))
     assert read_metrics(tmp_path / "metrics.jsonl") == lines()
+
+
+def test_a_last_line_that_a_kill_cut_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines()) + '{"step": 7, "lo')
+    assert read_metrics(path) == lines()
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n')
+    with pytest.raises(InputError, match="line 2, is damaged"):
+        read_metrics(path)
+
+
+def test_a_run_that_logged_nothing_yet_is_told_so(tmp_path):
+    with pytest.raises(InputError, match="logged nothing yet"):
+        read_metrics(tmp_path / "metrics.jsonl")

@@ -57,8 +57,17 @@ def test_starts_are_told_once_each_and_in_order(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "starts.jsonl").read_text().splitlines()] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("text", ["{", '{"step": 1}\n', "[1]\n"])
+@pytest.mark.parametrize("text", ["{\n", '{"step": 1}\n', "[1]\n"])
 def test_a_damaged_record_of_starts_is_named(tmp_path, text):
     (tmp_path / "starts.jsonl").write_text(text)
     with pytest.raises(InputError, match=r"starts\.jsonl"):
         read_starts(tmp_path)
+
+
+def test_a_start_that_a_kill_cut_is_left_out(tmp_path):
+    record_start(tmp_path, 0, mesh.make_mesh("data=8"))
+    path = tmp_path / "starts.jsonl"
+    path.write_text(path.read_text() + '{"step": 3, "dev')
+    assert len(read_starts(tmp_path)) == 1
+    record_start(tmp_path, 3, mesh.make_mesh("fsdp=8"))
+    assert len(read_starts(tmp_path)) == 2

@@ -94,7 +94,12 @@ def test_a_report_has_curves_and_numbers(run, capsys):
     reader.check_alone()
     page = reader.text
     assert (run / "report" / "curves.png").exists() and "tracks" not in page.split("Configuration")[0]
-    metrics = {"MAE": "explained", "SimCLR": "embedding std", "MoCoV3": "embedding std", "DINO": "norm of the centre"}
+    metrics = {
+        "MAE": "variance explained",
+        "SimCLR": "spread of features",
+        "MoCoV3": "spread of features",
+        "DINO": "norm of the centre",
+    }
     name = type(build.restore(run).objective).__name__
     assert metrics.get(name, "patch loss") in page
     if name != "DINO":

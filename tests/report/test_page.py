@@ -106,3 +106,4 @@ def test_readable_on_a_phone_and_in_the_dark(page):
     text = page[0].read_text()
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
+    assert "no-repeat local" in text  # the shadow of a table that goes on to the right

@@ -1,6 +1,7 @@
 """`ssljax report` and `ssljax show views`, on a small prepared video and an untrained run."""
 
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -71,12 +72,27 @@ def test_what_a_report_cannot_use_is_named(workdir, tmp_path):
     for place in (tmp_path / "file.txt", tmp_path / "page.pdf"):
         with pytest.raises(InputError, match="folder, or a file that ends in .html"):
             report.write_report(workdir, output=place)
+    for place in (Path("/proc/page.html"), Path("/proc/none"), tmp_path / "file.txt" / "page.html"):
+        with pytest.raises(InputError, match="--output .* cannot be written"):
+            report.write_report(workdir, output=place)
     with pytest.raises(InputError, match="--link"):
         report.write_report(workdir, links=[tmp_path / "none"])
     (workdir / "evaluate").mkdir()
     (workdir / "evaluate" / "broken.json").write_text("{")
     with pytest.raises(InputError, match=r"broken\.json"):
         report.write_report(workdir)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_page_without_the_runs_data_says_so(workdir, config, street, monkeypatch, given):
+    away = config.copy_and_resolve_references().unlock()
+    away.data.video = ("gone/street",)
+    run = build.restore(workdir, None)._replace(config=away.lock())
+    monkeypatch.setattr(build, "restore", lambda workdir, step: run)
+    reader = Reader(report.write_report(workdir, video=street if given else None))
+    assert f"{workdir}: no scores on samples" in reader.text
+    assert "data.video: gone/street" in reader.text
+    assert ("What it discovers and tracks" in reader.text) is given
 
 
 @pytest.mark.parametrize(

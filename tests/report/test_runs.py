@@ -62,6 +62,18 @@ def test_runs_of_different_objectives_are_set_side_by_side(runs, tmp_path, capsy
     assert "seed" not in set(reader.texts)  # it does not differ
 
 
+def test_a_run_whose_data_are_gone_does_not_stop_the_page(runs, checkpoints, tmp_path, monkeypatch):
+    away = checkpoints["mae"].config.copy_and_resolve_references().unlock()
+    away.data = {"name": "images", "data": "gone/pictures", "size": away.data.size}
+    found = checkpoints | {"mae": checkpoints["mae"]._replace(config=away.lock())}
+    monkeypatch.setattr(build, "restore", lambda workdir, step=None: found[workdir.name])
+    assert main(["report", *map(str, runs), "--output", str(tmp_path / "page.html")]) == 0
+    reader = Reader(tmp_path / "page.html")
+    assert f"{runs[1]}: no scores on samples" in reader.text
+    assert "data.data: gone/pictures" in reader.text
+    assert "alignment" in reader.text
+
+
 def test_several_runs_need_a_place_for_their_page(runs, capsys):
     assert main(["report", *map(str, runs)]) == 2
     assert "--output" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Tracks as files that move: they open, have every frame, and the objects' colours."""
 
 import functools
+import json
 
 import av
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssljax.data.imageset import KIND
+from ssljax.data.index import INDEX
 from ssljax.errors import InputError
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT
@@ -80,4 +83,12 @@ def test_a_folder_of_frames_is_a_video(tmp_path, name):
         show_tracks(subject, None, inputs=[folder], heads=[2])
     with pytest.raises(InputError, match="at least 2 frames"):
         show_tracks(subject, None, inputs=[folder / "0.png"])
+    prepared = tmp_path / "set"
+    prepared.mkdir()
+    (prepared / INDEX).write_text(json.dumps({"kind": KIND}))
+    for place in (prepared, tmp_path):  # the latter a folder of folders of images
+        with pytest.raises(InputError, match="holds single images, no video"):
+            show_tracks(subject, tmp_path / "out" / name, inputs=[place])
+        (prepared / INDEX).unlink(missing_ok=True)
+        (tmp_path / name).unlink(missing_ok=True)
     assert not (tmp_path / "tracks.mp4").exists()
