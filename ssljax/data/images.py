@@ -143,9 +143,12 @@ def undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFr
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither."""
+    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither, or damaged."""
     if encoded.startswith(_JPEG):
-        return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+        try:
+            return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+        except KeyError as error:  # what simplejpeg raises where a header ends before it names its colours
+            raise ValueError("its header is cut short") from error
     if encoded[12:16] != b"IHDR":
         raise ValueError("it is neither JPEG nor PNG")
     return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
@@ -228,10 +231,9 @@ class Ordered:
                 pool.shutdown(cancel_futures=True)
 
     def _view(self, number: int) -> np.ndarray:
+        encoded = self.source.encoded(number)
         try:
-            return evaluation_view(decode(self.source.encoded(number)), self.size)
-        except DamagedFrame:
-            raise
+            return evaluation_view(decode(encoded), self.size)
         except ValueError as error:
             raise undecodable(self.source, number, error) from error
 
@@ -263,8 +265,7 @@ class Labelled:
         labels = self.source.labels()
         if labels is None:
             raise InputError(
-                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, or name "
-                "another data set"
+                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, two or more"
             )
         self.classes, self.checksum = self.source.classes, self.source.checksum
         self.labels, self.size, self.threads = labels, size, threads

@@ -109,7 +109,7 @@ class Davis:
     ) -> UInt8[np.ndarray, "t h w"]:
         """Return the predicted masks of a sequence, the first as it is given."""
         size = frame_size(sequence.height, sequence.width, size=self._size, multiple=self._multiple)
-        images = (cv2.resize(decode(data), size[::-1]) for data in frames)
+        images = (cv2.resize(_frame(sequence, number, data), size[::-1]) for number, data in enumerate(frames))
         features = patch_features(encoder, mesh, images)
         with jax.set_mesh(mesh):
             return segment(features, first, size=size, queue=self._queue, **self._nearest)
@@ -189,6 +189,16 @@ def _chosen(data: MaskedSequences, names: Sequence[str]) -> list[MaskedSequence]
         if name not in known:
             raise InputError(f"{data.folder} has no sequence {name!r}; it has {', '.join(known)}.")
     return [known[name] for name in names] if names else data.sequences
+
+
+def _frame(sequence: MaskedSequence, number: int, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise InputError(
+            f"Frame {sequence.frames[number]} of {sequence.name} cannot be decoded ({error}): fetch the set again, and "
+            "run `ssljax prepare davis` again."
+        ) from error
 
 
 def _decoded(sequence: MaskedSequence, masks: Sequence[bytes]) -> UInt8[np.ndarray, "t h w"]:

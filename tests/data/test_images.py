@@ -212,7 +212,7 @@ def test_images_without_labels_come_in_order(pets, plain):
 
 
 def test_labels_are_needed(plain):
-    with pytest.raises(InputError, match="plain has no labels: prepare a folder with one subfolder for each class"):
+    with pytest.raises(InputError, match="plain has no labels: prepare a folder with one subfolder for each class, two or more"):
         Labelled(plain, size=32)
 
 
@@ -228,6 +228,15 @@ def test_the_evaluations_view(shape):
     left, top = round((scaled.width - 224) / 2), round((scaled.height - 224) / 2)
     expected = np.asarray(scaled.crop((left, top, left + 224, top + 224)))
     np.testing.assert_array_equal(evaluation_view(np.asarray(image), 224), expected)
+
+
+def test_a_header_cut_short_is_told(plain, monkeypatch):
+    whole = ImageSet(plain).encoded(0)
+    monkeypatch.setattr(ImageSet, "encoded", lambda images, number: whole[:600])
+    with pytest.raises(InputError, match=r"image 0 \(0.jpg\) of .*plain cannot be decoded .its header is cut short"):
+        list(Ordered(plain, size=16))
+    with pytest.raises(InputError, match="its header is cut short"):
+        Images(data=plain, size=16, bad_share=0)[0]
 
 
 def test_a_damaged_record_ends_an_evaluation(copy):
