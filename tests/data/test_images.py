@@ -149,6 +149,8 @@ def change(folder, **values):
         (lambda f: change(f, version=9), "has version 9, this program reads 1: prepare the images again"),
         (lambda f: change(f, kind="video"), "holds no images but a prepared video"),
         (lambda f: change(f, labels=[0]), "contradicts itself"),
+        (lambda f: change(f, labels=[0] * 20 + [77]), "index.json has the label 77, but its 2 classes are 0 to 1"),
+        (lambda f: change(f, labels=[-1] + [0] * 20), "index.json has the label -1, but its 2 classes are 0 to 1"),
         (lambda f: change(f, names=[], sizes=[], labels=[], segments=[]), "holds no images"),
         (lambda f: (f / "index.json").write_text("{"), "is not the index"),
         (lambda f: (f / "index.json").write_text("[]"), "is not the index"),
