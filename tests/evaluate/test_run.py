@@ -154,7 +154,7 @@ def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subj
     ("change", "message"),
     [
         (["--train", "{data}/plain"], "plain has no labels"),
-        (["--train", "{data}/other"], "has the classes a, x"),
+        (["--train", "{data}/other"], "/other has x, only "),
         (["--train", "{data}/raw/train"], "holds no prepared images"),
         (["--train", "{data}"], "name one, such as"),
         (["--size", "30"], "patch size 4"),
