@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ssljax.number_arguments import finite, seed
+
 _INPUT = "image files, a folder of images, a prepared folder, or a video (default: the run's own data)"
 _DATA = "prepared set of images (default: the run's own)"
 
@@ -16,7 +18,7 @@ def _attention(parser: Any) -> None:
     parser.add_argument("--layer", type=int, default=-1, help="block, from 0; negative ones from the end (default: -1)")
     parser.add_argument("--heads", type=int, nargs="+", help="heads drawn (default: all)")
     parser.add_argument(
-        "--threshold", type=float, metavar="SHARE", help="keep the patches that hold this share, such as 0.6"
+        "--threshold", type=finite, metavar="SHARE", help="keep the patches that hold this share, such as 0.6"
     )
 
 
@@ -54,8 +56,8 @@ def _embedding(parser: Any) -> None:
     parser.add_argument(
         "--method", default="tsne", choices=["tsne", "umap"], help="umap needs umap-learn (default: %(default)s)"
     )
-    parser.add_argument("--perplexity", type=float, default=30.0, help="neighbours that count (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the method (default: %(default)s)")
+    parser.add_argument("--perplexity", type=finite, default=30.0, help="neighbours that count (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the method (default: %(default)s)")
     _add_size(parser, "side in pixels at which images are encoded (default: the training's)")
     _add_pool(parser)
 
@@ -66,7 +68,7 @@ def _add_inputs(parser: Any, count: int, text: str = _INPUT, *, video: bool = Tr
     if video:
         parser.add_argument(
             "--seconds",
-            type=float,
+            type=finite,
             nargs=2,
             metavar=("FROM", "TO"),
             help="part of a video (default: what training left out, or else the last 5 seconds)",

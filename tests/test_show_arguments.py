@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 
+from ssljax.number_arguments import seed
 from ssljax.show_arguments import PICTURES
 
 
@@ -17,6 +18,8 @@ def test_the_arguments_are_the_functions(name):
     signature = inspect.signature(draw)
     assert {action.dest for action in parser._actions} == set(signature.parameters) - {"subject"}
     for action in parser._actions:
+        assert action.type is not float, action.dest  # numbers are finite
+        assert (action.dest == "seed") == (action.type is seed), action.dest
         default = signature.parameters[action.dest].default
         if not action.required and default is not inspect.Parameter.empty:
             assert action.default == default, action.dest

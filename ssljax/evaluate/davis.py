@@ -6,6 +6,7 @@ Caron et al. 2021 (arXiv 2104.14294, section 4.2.1) and the released eval_video_
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,10 @@ class Davis:
             raise InputError("DAVIS needs prepared sequences; name the folder that `ssljax prepare davis` made.")
         if multiple < 1 or size < multiple:
             raise InputError(f"size is {size} and multiple {multiple}; give a size of at least one multiple.")
-        if min(queue, top_k, neighbourhood) < 1 or temperature <= 0:
+        if min(queue, top_k, neighbourhood) < 1 or not 0 < temperature < math.inf:
             raise InputError(
                 f"queue is {queue}, top_k {top_k}, neighbourhood {neighbourhood} and temperature {temperature}; "
-                "give numbers of at least 1, and a temperature above 0."
+                "give numbers of at least 1, and a finite temperature above 0."
             )
         self._set = MaskedSequences(data)
         self._sequences = _chosen(self._set, sequences)

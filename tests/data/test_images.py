@@ -214,7 +214,9 @@ def test_images_without_labels_come_in_order(pets, plain):
 
 
 def test_labels_are_needed(plain):
-    with pytest.raises(InputError, match="plain has no labels: prepare a folder with one subfolder for each class, two or more"):
+    with pytest.raises(
+        InputError, match="plain has no labels: prepare a folder with one subfolder for each class, two or more"
+    ):
         Labelled(plain, size=32)
 
 

@@ -209,6 +209,7 @@ class NoGrid:
         (Perfect(), dict(size=40), "size of at least one multiple"),
         (Perfect(), dict(top_k=0), "top_k 0"),
         (Perfect(), dict(temperature=0.0), "temperature 0.0"),
+        (Perfect(), dict(temperature=float("nan")), "temperature nan"),
         (Perfect(), dict(sequences=["three"]), "no sequence 'three'; it has one, two"),
         (Perfect(), dict(masks="{data}"), "not empty"),
         (NoPatches(), {}, "no patches"),

@@ -72,6 +72,7 @@ def test_equals_its_parts_by_hand(videos, encoder, devices):
         (dict(frames=1), "frames is 1"),
         (dict(objects=1), "objects 1"),
         (dict(epsilon=0.0), "epsilon 0.0"),
+        (dict(epsilon=float("nan")), "epsilon nan"),
         (dict(objects=4), "3 heads for 4 objects"),
         (dict(size=4), "less than one patch"),
         (dict(layer=5), "block 5 does not exist"),
