@@ -234,6 +234,16 @@ def test_the_evaluations_view(shape):
     np.testing.assert_array_equal(evaluation_view(np.asarray(image), 224), expected)
 
 
+@pytest.mark.parametrize("length", [0, 10, 16, 20, 23, 24])
+def test_a_png_cut_short_is_told(pets, monkeypatch, length):
+    whole = ImageSet(pets).encoded(5)
+    assert whole.startswith(b"\x89PNG")
+    monkeypatch.setattr(ImageSet, "encoded", lambda images, number: whole[:length])
+    for read in (lambda: list(Ordered(pets, size=16)), lambda: Images(data=pets, size=16, bad_share=0)[0]):
+        with pytest.raises(InputError, match="cannot be decoded"):
+            read()
+
+
 def test_a_header_cut_short_is_told(plain, monkeypatch):
     whole = ImageSet(plain).encoded(0)
     monkeypatch.setattr(ImageSet, "encoded", lambda images, number: whole[:600])

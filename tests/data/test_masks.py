@@ -104,6 +104,9 @@ def test_bad_masks_are_named(tmp_path):
     (tmp_path / "images" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match="images/a.png cannot be decoded"):
         read()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match="images/a.png cannot be decoded"):
+        read()
     whole = encode(smooth(0, 24, 32), "JPEG")
     for length in range(2, 620, 6):  # within its header
         (tmp_path / "images" / "a.png").write_bytes(whole[:length])
