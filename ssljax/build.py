@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -205,18 +206,17 @@ def restore(workdir: Path, at: int | None = None) -> Restored:
     """Return what a run's checkpoint holds, the newest by default, on this process's devices.
 
     Raises:
-        InputError: The folder holds no run, or no such checkpoint.
+        InputError: The folder holds no run, no such checkpoint, or a damaged one.
     """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise InputError(f"{workdir} holds no run (no checkpoints/ in it); give the --workdir of ssljax train.")
-    checkpoints = checkpoint.Checkpoints(directory)
-    at, record = checkpoints.record(at)
-    config = ConfigDict(record.config)
-    built = objective(config)
-    abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
-    state = checkpoints.restore(at, abstract)
-    checkpoints.close()
+    with contextlib.closing(checkpoint.Checkpoints(directory, read_only=True)) as checkpoints:
+        at, record = checkpoints.record(at)
+        config = ConfigDict(record.config)
+        built = objective(config)
+        abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
+        state = checkpoints.restore(at, abstract)
     return Restored(config, built, state)
 
 
