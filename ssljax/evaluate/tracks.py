@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,10 +67,10 @@ class TrackConsistency:
     ) -> None:
         if not video:
             raise InputError("Tracks need a video; name the folder that `ssljax prepare video` made.")
-        if frames < 2 or objects < 2 or draws < 1 or iterations < 1 or epsilon <= 0:
+        if frames < 2 or objects < 2 or draws < 1 or iterations < 1 or not 0 < epsilon < math.inf:
             raise InputError(
                 f"frames is {frames}, objects {objects}, draws {draws}, iterations {iterations} and epsilon {epsilon}; "
-                "give at least 2 frames and objects, 1 draw and iteration, and an epsilon above 0."
+                "give at least 2 frames and objects, 1 draw and iteration, and a finite epsilon above 0."
             )
         index = _only_video(video)
         self._frames, self._times = in_parts(*read_span(index, *part(index, seconds), most=frames), draws)

@@ -132,19 +132,25 @@ def test_the_weights_of_a_run_are_worth_what_the_run_is(data, runs, tmp_path):
         (["--weights", "{foreign}"], "does not say how many heads"),
         (["--weights", "{broken}"], "no .safetensors file that can be read"),
         (["--weights", "{missing}"], "no .safetensors file that can be read"),
-        (["--weights", "{changed}"], "arrays of other shapes"),
+        (["--weights", "{changed}"], "holds [31] as blocks.0.norm1.bias, but the encoder of its metadata has [32]"),
+        (["--weights", "{fewer}"], "lacks the array blocks.0.norm1.bias, but"),
+        (["--weights", "{more}"], "holds [2] as head.bias, but the encoder of its metadata has none of it"),
     ],
-    ids=["nothing", "both", "step", "foreign", "broken", "missing", "changed"],
+    ids=["nothing", "both", "step", "foreign", "broken", "missing", "changed", "fewer", "more"],
 )
 def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subject, message):
     good = tmp_path / "good.safetensors"
     assert main(["export", "--workdir", str(runs[0][0]), "--output", str(good)]) == 0
     with safe_open(good, framework="numpy") as file:
         state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    places = {name: tmp_path / f"{name}.safetensors" for name in ("foreign", "broken", "missing", "changed")}
+    kinds = ("foreign", "broken", "missing", "changed", "fewer", "more")
+    places = {name: tmp_path / f"{name}.safetensors" for name in kinds}
     save_file(state, places["foreign"], metadata={"format": "pt"})
     places["broken"].write_bytes(good.read_bytes()[:1000])
-    save_file(state | {"norm.bias": np.zeros(31, np.float32)}, places["changed"], metadata=metadata)
+    name = "blocks.0.norm1.bias"
+    save_file(state | {name: np.zeros(31, np.float32)}, places["changed"], metadata=metadata)
+    save_file({other: array for other, array in state.items() if other != name}, places["fewer"], metadata=metadata)
+    save_file(state | {"head.bias": np.zeros(2, np.float32)}, places["more"], metadata=metadata)
     capsys.readouterr()
     words = [word.format(run=runs[0][0], **places) for word in subject]
     assert main(["evaluate", "knn", *words, "--train", str(data / "train"), "--test", str(data / "test")]) == 2
@@ -156,7 +162,7 @@ def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subj
     ("change", "message"),
     [
         (["--train", "{data}/plain"], "plain has no labels"),
-        (["--train", "{data}/other"], "has the classes a, x"),
+        (["--train", "{data}/other"], "/other has x, only "),
         (["--train", "{data}/raw/train"], "holds no prepared images"),
         (["--train", "{data}"], "name one, such as"),
         (["--size", "30"], "patch size 4"),

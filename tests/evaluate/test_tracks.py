@@ -105,6 +105,7 @@ def test_parts_are_of_equal_length_and_at_least_two_frames(stored, most, shape):
         (dict(draws=0), "1 draw"),
         (dict(objects=1), "objects 1"),
         (dict(epsilon=0.0), "epsilon 0.0"),
+        (dict(epsilon=float("nan")), "epsilon nan"),
         (dict(objects=4), "3 heads for 4 objects"),
         (dict(size=4), "less than one patch"),
         (dict(layer=5), "block 5 does not exist"),
