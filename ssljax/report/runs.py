@@ -116,7 +116,8 @@ def _scores(shown: Mapping[str, Study]) -> list[Block]:
     lacking = [Alert(one.lacking) for one in shown.values() if one.lacking]
     titles = dict.fromkeys(title for one in shown.values() for title in one.trained)
     rows = [(title, *(_score(one, title) for one in shown.values())) for title in titles]
-    return [*lacking, *([Table(("", *shown), rows), _NOTE] if rows else [])]
+    table: list[Block] = [Table(("", *shown), rows), _NOTE] if rows else []
+    return [*lacking, *table]
 
 
 def _score(one: Study, title: str) -> str:
