@@ -113,11 +113,11 @@ def _differences(shown: Mapping[str, Study]) -> Section:
 
 
 def _scores(shown: Mapping[str, Study]) -> list[Block]:
-    lacking = [Alert(one.lacking) for one in shown.values() if one.lacking]
+    lacking: list[Block] = [Alert(one.lacking) for one in shown.values() if one.lacking]
     titles = dict.fromkeys(title for one in shown.values() for title in one.trained)
     rows = [(title, *(_score(one, title) for one in shown.values())) for title in titles]
-    table: list[Block] = [Table(("", *shown), rows), _NOTE] if rows else []
-    return [*lacking, *table]
+    measured: list[Block] = [Table(("", *shown), rows), _NOTE] if rows else []
+    return lacking + measured
 
 
 def _score(one: Study, title: str) -> str:

@@ -105,7 +105,7 @@ def read_samples(workdir: Path, run: build.Restored) -> Samples:
     try:
         data = build.dataset(run.config)
         return Samples([data[position] for position in range(min(SAMPLES, run.config.batch_size))], "")
-    except InputError as error:
+    except (InputError, OSError) as error:
         given = {key: run.config.data[key] for key in ("name", *_PLACES) if run.config.data.get(key)}
         values = {key: value if isinstance(value, str) else ", ".join(value) for key, value in given.items()}
         return Samples(
