@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssljax.evaluation_arguments import PROTOCOLS
+from ssljax.number_arguments import finite
 from ssljax.show_arguments import PICTURES
 
 
@@ -111,7 +112,7 @@ def _report(verbs: Any) -> None:
         "--output", type=Path, metavar="PLACE", help="folder or FILE.html (default, of one run: report/ in its folder)"
     )
     report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
-    report.add_argument("--seconds", type=float, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")
+    report.add_argument("--seconds", type=finite, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")
     report.add_argument("--link", type=Path, nargs="*", default=[], help="files to link from the page")
     report.set_defaults(verb="report")
 

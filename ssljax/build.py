@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -166,11 +167,12 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
         arguments, encoder = section[name], image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0)))
+        constructor = _constructor("evaluate", name)
         if arguments.get("size", 1) is None:
-            arguments["size"] = image_size(config)
+            arguments["size"] = getattr(constructor, "zoom", 1) * image_size(config)
         if "size" in arguments:
             check_size(encoder, arguments["size"])
-        protocols[name] = _constructor("evaluate", name)(**arguments)
+        protocols[name] = constructor(**arguments)
         if hasattr(protocols[name], "check"):
             protocols[name].check(encoder, devices)
     return Periodic(protocols, built, devices, every=every)
@@ -205,18 +207,17 @@ def restore(workdir: Path, at: int | None = None) -> Restored:
     """Return what a run's checkpoint holds, the newest by default, on this process's devices.
 
     Raises:
-        InputError: The folder holds no run, or no such checkpoint.
+        InputError: The folder holds no run, no such checkpoint, or a damaged one.
     """
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise InputError(f"{workdir} holds no run (no checkpoints/ in it); give the --workdir of ssljax train.")
-    checkpoints = checkpoint.Checkpoints(directory)
-    at, record = checkpoints.record(at)
-    config = ConfigDict(record.config)
-    built = objective(config)
-    abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
-    state = checkpoints.restore(at, abstract)
-    checkpoints.close()
+    with contextlib.closing(checkpoint.Checkpoints(directory, read_only=True)) as checkpoints:
+        at, record = checkpoints.record(at)
+        config = ConfigDict(record.config)
+        built = objective(config)
+        abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
+        state = checkpoints.restore(at, abstract)
     return Restored(config, built, state)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from ssljax.errors import InputError
@@ -43,11 +45,29 @@ def check_best_metric(name: str, reported: Collection[str]) -> None:
         )
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep orbax from telling that a folder is opened to read, as if that were wrong."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background under a temporary name and renamed when complete."""
 
     def __init__(
-        self, directory: Path, *, keep: int = 2, best_metric: str = "", best_mode: str = "min", keep_best: int = 1
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        best_metric: str = "",
+        best_mode: str = "min",
+        keep_best: int = 1,
+        read_only: bool = False,
     ) -> None:
         """Open or create the folder.
 
@@ -57,6 +77,7 @@ class Checkpoints:
             best_metric: Name of a metric by which more are kept, of those saved with it; none by default.
             best_mode: "min" or "max": which value of it is the best.
             keep_best: How many of the best are kept.
+            read_only: Nothing is saved and nothing removed, so that the run may go on writing meanwhile.
 
         Raises:
             InputError: `best_mode` is neither.
@@ -78,12 +99,17 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=rank,  # without it no metric is stored, and the next process would forget the best
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            # A reader that cleaned up would remove what the run is writing.
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
         )
         self._directory = directory.absolute()
         self._best_metric = best_metric
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(_STATE, _RECORD))
+        with _without_warnings() if read_only else contextlib.nullcontext():
+            self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(_STATE, _RECORD))
 
     def latest(self) -> int | None:
         """Return the newest complete checkpoint's step, None where there is none."""
@@ -127,11 +153,10 @@ class Checkpoints:
         """Return the step and the record of a checkpoint, the newest by default.
 
         Raises:
-            InputError: There is no such checkpoint, or a newer version of this package wrote it.
+            InputError: There is no such checkpoint, it is damaged, or a newer version of this package wrote it.
         """
         step = self._existing(step)
-        items = self._manager.restore(step, args=ocp.args.Composite(**{_RECORD: ocp.args.JsonRestore()}))
-        stored = dict(items[_RECORD])
+        stored = dict(self._read(step, _RECORD, ocp.args.JsonRestore()))
         version = stored.pop("format")
         if version != FORMAT:
             raise InputError(
@@ -144,11 +169,9 @@ class Checkpoints:
         """Return the state of a checkpoint, placed as `abstract` (shapes with shardings) says.
 
         Raises:
-            InputError: There is no such checkpoint.
+            InputError: There is no such checkpoint, or it is damaged.
         """
-        step = self._existing(step)
-        items = self._manager.restore(step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)}))
-        return items[_STATE]
+        return self._read(self._existing(step), _STATE, ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
         """Release the folder; call `wait` before, to learn of failures."""
@@ -164,6 +187,22 @@ class Checkpoints:
                 f"{', '.join(map(str, sorted(steps)))}."
             )
         return max(steps) if step is None else step
+
+    def _read(self, step: int, item: str, args: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except Exception as error:
+            folder = self._directory / str(step)
+            if not folder.is_dir():
+                raise InputError(
+                    f"{folder} was removed while it was read, as a run does that goes on; run the same command again."
+                ) from error
+            others = ", ".join(str(other) for other in sorted(self._manager.all_steps()) if other != step)
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"{folder} cannot be read ({type(error).__name__}: {reason}); the run's other checkpoints: "
+                f"{others or 'none'}. To go on from another, move this one away."
+            ) from error
 
     def _guarded(self, write: Any) -> None:
         try:

@@ -40,7 +40,7 @@ def base() -> ConfigDict:
 
 def evaluate() -> ConfigDict:
     """Return the keys of the evaluation while training; protocols are those asked every so many updates."""
-    images = dict(train="", test="", size=placeholder(int))  # no size: that of the views
+    images = dict(train="", test="", size=placeholder(int))  # no size: that of the views, twice that for tracks
     knn = images | dict(batch_size=256, pool="features")
     linear = images | dict(
         batch_size=256,

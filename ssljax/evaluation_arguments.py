@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ssljax.number_arguments import finite, seed
+
 
 def _knn(group: Any) -> None:
     _add_labelled(group, "find neighbours among", "classify")
@@ -16,7 +18,7 @@ def _linear(group: Any) -> None:
     group.add_argument(
         "--recipe", default="dino", choices=["dino", "mae"], help="whose features and optimiser (default: %(default)s)"
     )
-    group.add_argument("--epochs", type=float, help="passes over the images (default: the recipe's 100 or 90)")
+    group.add_argument("--epochs", type=finite, help="passes over the images (default: the recipe's 100 or 90)")
     _add_rates(group, (), "at a batch of 256, all trained at once (default: the recipe's)")
     group.add_argument("--n-blocks", type=int, help="CLS tokens of so many last blocks (default: the recipe's 4 or 1)")
     group.add_argument("--average-patches", action="store_true", help="and the mean patch token of the last block")
@@ -25,9 +27,9 @@ def _linear(group: Any) -> None:
 
 def _attentive(group: Any) -> None:
     _add_labelled(group, "learn from", "test with", batch_size=256)
-    group.add_argument("--epochs", type=float, default=20, help="passes over the images (default: %(default)s)")
+    group.add_argument("--epochs", type=finite, default=20, help="passes over the images (default: %(default)s)")
     _add_rates(group, (1e-4, 3e-4, 1e-3, 3e-3, 5e-3), "all trained at once (default: %(default)s)")
-    group.add_argument("--weight-decay", type=float, default=0.01, help="of the probe (default: %(default)s)")
+    group.add_argument("--weight-decay", type=finite, default=0.01, help="of the probe (default: %(default)s)")
     group.add_argument("--heads", type=int, help="of the cross-attention (default: one for 64 channels)")
     _add_training(group)
 
@@ -47,13 +49,13 @@ def _finetune(group: Any) -> None:
     }
     for name, (value, text) in numbers.items():
         group.add_argument(
-            f"--{name.replace('_', '-')}", type=float, default=value, help=f"{text} (default: %(default)s)"
+            f"--{name.replace('_', '-')}", type=finite, default=value, help=f"{text} (default: %(default)s)"
         )
-    group.add_argument("--seed", type=int, default=0, help="of all that is random (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="of all that is random (default: %(default)s)")
 
 
 def _add_rates(group: Any, default: tuple[float, ...], text: str) -> None:
-    group.add_argument("--learning-rates", type=float, nargs="+", default=default, metavar="RATE", help=text)
+    group.add_argument("--learning-rates", type=finite, nargs="+", default=default, metavar="RATE", help=text)
 
 
 def _add_training(group: Any) -> None:
@@ -63,7 +65,7 @@ def _add_training(group: Any) -> None:
         default=True,
         help="encode new random crops each epoch, as the papers do; --no-augment encodes each image once, much quicker",
     )
-    group.add_argument("--seed", type=int, default=0, help="of start, order and crops (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="of start, order and crops (default: %(default)s)")
 
 
 def _add_labelled(group: Any, train: str, test: str, *, batch_size: int = 256) -> None:
@@ -97,23 +99,23 @@ def _davis(group: Any) -> None:
     group.add_argument("--queue", type=int, default=7, help="frames before that are referred to (default: %(default)s)")
     group.add_argument("--top-k", type=int, default=5, help="patches averaged (default: %(default)s)")
     group.add_argument("--neighbourhood", type=int, default=12, help="by how many patches off (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0.1, help="of their weights (default: %(default)s)")
+    group.add_argument("--temperature", type=finite, default=0.1, help="of their weights (default: %(default)s)")
 
 
 def _segmentation(group: Any) -> None:
     _add_masks(group, batch_size=8)
     group.add_argument("--memory", type=int, default=1_024_000, help="patches kept (default: %(default)s)")
     group.add_argument("--neighbours", type=int, default=30, help="patches averaged (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0.02, help="of their weights (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of the memory's choice (default: %(default)s)")
+    group.add_argument("--temperature", type=finite, default=0.02, help="of their weights (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="of the memory's choice (default: %(default)s)")
 
 
 def _linear_segmentation(group: Any) -> None:
     _add_masks(group, batch_size=16)
     group.add_argument("--steps", type=int, default=40_000, help="updates of the head (default: %(default)s)")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="(default: %(default)s)")
-    group.add_argument("--weight-decay", type=float, default=1e-4, help="(default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of start and order (default: %(default)s)")
+    group.add_argument("--learning-rate", type=finite, default=1e-3, help="(default: %(default)s)")
+    group.add_argument("--weight-decay", type=finite, default=1e-4, help="(default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="of start and order (default: %(default)s)")
 
 
 def _add_masks(group: Any, *, batch_size: int) -> None:
@@ -173,30 +175,30 @@ def _health(group: Any) -> None:
     group.add_argument("--data", required=True, metavar="DIR", help="prepared images, labelled or not")
     _add_size(group, 256)
     _add_pool(group)
-    group.add_argument("--seed", type=int, default=0, help="of the two views of an image (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="of the two views of an image (default: %(default)s)")
 
 
 def _tracks(group: Any) -> None:
     group.add_argument("--video", required=True, metavar="DIR", help="a prepared video")
     group.add_argument(
         "--seconds",
-        type=float,
+        type=finite,
         nargs=2,
         default=(-5.0, None),
         metavar=("FROM", "TO"),
         help="part of the video, negative ones from its end (default: the last 5)",
     )
-    group.add_argument("--size", type=int, help="shorter side of frames in pixels (default: what was trained on)")
+    group.add_argument("--size", type=int, help="shorter side of frames in pixels (default: twice what was trained on)")
     numbers = {
-        "frames": (48, "at most, evenly spaced"),
+        "frames": (48, "at most in all, evenly spaced"),
         "objects": (3, "followed at once"),
-        "draws": (4, "of heads that objects start from, averaged"),
+        "draws": (4, "parts that the frames are cut into, objects discovered anew in each; averaged"),
         "iterations": (30, "of Sinkhorn-Knopp"),
         "layer": (-1, "block whose attention, queries and keys are used"),
     }
     for name, (value, text) in numbers.items():
         group.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
-    group.add_argument("--epsilon", type=float, default=0.05, help="of Sinkhorn-Knopp (default: %(default)s)")
+    group.add_argument("--epsilon", type=finite, default=0.05, help="of Sinkhorn-Knopp (default: %(default)s)")
 
 
 PROTOCOLS = {

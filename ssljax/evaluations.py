@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ssljax import build, mesh
 from ssljax.errors import InputError
@@ -51,7 +55,8 @@ def evaluate(
 
     Args:
         protocol: Its name in `build.CONSTRUCTORS`.
-        arguments: Of the protocol; a `size` of None is what the encoder was trained on.
+        arguments: Of the protocol; a `size` of None is what the encoder was trained on,
+            times the protocol's `zoom` if it has one.
         workdir: Of a run, or
         weights: a file that `ssljax export` wrote.
         step: Which checkpoint of the run; the newest by default.
@@ -59,14 +64,17 @@ def evaluate(
         output: The file of results; by default evaluate/PROTOCOL.json in the run's folder, or beside the weights.
 
     Raises:
-        InputError: The run, the weights or the data cannot be used.
+        InputError: The run, the weights, the data or the file of results cannot be used.
     """
     if (workdir is None) == (weights is None):
         raise InputError("Name what to evaluate: --workdir RUN or --weights FILE, one of them.")
     subjects = _of_run(workdir, step) if workdir is not None else _of_weights(weights, step)
+    _check_finite(subjects)
+    path = output or subjects.folder / f"{protocol}.json"
+    _check_destination(path)
     constructor, arguments = build.CONSTRUCTORS["evaluate"][protocol], dict(arguments)
     if "size" in inspect.signature(constructor).parameters and arguments.get("size") is None:
-        arguments["size"] = subjects.size
+        arguments["size"] = getattr(constructor, "zoom", 1) * subjects.size
     built, devices = constructor(**arguments), mesh.make_mesh()
     encoders = {TRAINED: subjects.encoders[TRAINED]}
     if baselines:
@@ -84,7 +92,6 @@ def evaluate(
         "results": {name: dict(result.metrics) for name, result in results.items()},
         "details": {name: dict(result.details) for name, result in results.items() if result.details},
     }
-    path = output or subjects.folder / f"{protocol}.json"
     write_results(path, record)
     return table(record["results"], shares=record["shares"]), path
 
@@ -111,11 +118,48 @@ def _of_weights(path: Path | None, step: int | None) -> Subjects:
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a protocol's results, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a protocol's results, whole or not at all.
+
+    Raises:
+        InputError: The file cannot be written; the sentence has the results, since they may have taken hours.
+    """
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        found = json.dumps(record["results"])
+        raise InputError(f"{path} cannot be written ({error.strerror}); what would be in it: {found}") from error
+
+
+def _check_destination(path: Path) -> None:
+    """Raise InputError where results could not be written, before anything is computed."""
+    folder = path.parent
+    while not folder.exists():  # nothing is made yet: what follows may still be refused
+        folder = folder.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another file with --output.") from error
+
+
+def _check_finite(subjects: Subjects) -> None:
+    """Raise InputError where trained weights are not numbers: some protocols would make a good score of that."""
+    leaves = jax.tree_util.tree_leaves_with_path(subjects.encoders[TRAINED].params)
+    bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not _finite(leaf)]
+    if bad:
+        raise InputError(
+            f"{subjects.source.get('workdir') or subjects.source['weights']} has weights that are not finite "
+            f"({len(bad)} of {len(leaves)} arrays, {bad[0]} the first); take an earlier checkpoint or another file."
+        )
+
+
+def _finite(leaf: Any) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.all(jnp.isfinite(leaf)))
 
 
 def table(results: Mapping[str, Mapping[str, float]], *, shares: bool = True) -> str:

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+from ssljax.number_arguments import finite, positive, seed
+
 _INPUT = "image files, a folder of images, a prepared folder, or a video (default: the run's own data)"
 _DATA = "prepared set of images (default: the run's own)"
-
-
-def positive(text: str) -> int:
-    """Return a number of things, at least 1, for argparse."""
-    return _whole(text, 1, None)
-
-
-def seed(text: str) -> int:
-    """Return a seed as NumPy takes it, for argparse."""
-    return _whole(text, 0, 2**32 - 1)
-
-
-def _whole(text: str, least: int, most: int | None) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least or (most is not None and number > most):
-        end = "" if most is None else f" to {most}"
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least}{end or ' on'}")
-    return number
 
 
 def _attention(parser: Any) -> None:
@@ -38,7 +18,7 @@ def _attention(parser: Any) -> None:
     parser.add_argument("--layer", type=int, default=-1, help="block, from 0; negative ones from the end (default: -1)")
     parser.add_argument("--heads", type=int, nargs="+", help="heads drawn (default: all)")
     parser.add_argument(
-        "--threshold", type=float, metavar="SHARE", help="keep the patches that hold this share, such as 0.6"
+        "--threshold", type=finite, metavar="SHARE", help="keep the patches that hold this share, such as 0.6"
     )
 
 
@@ -78,7 +58,7 @@ def _embedding(parser: Any) -> None:
     parser.add_argument(
         "--method", default="tsne", choices=["tsne", "umap"], help="umap needs umap-learn (default: %(default)s)"
     )
-    parser.add_argument("--perplexity", type=float, help="neighbours that count (default: 30, of few images fewer)")
+    parser.add_argument("--perplexity", type=finite, help="neighbours that count (default: 30, of few images fewer)")
     parser.add_argument("--seed", type=seed, default=0, help="of the method (default: %(default)s)")
     _add_size(parser, "side in pixels at which images are encoded (default: the training's)")
     _add_pool(parser)
@@ -90,7 +70,7 @@ def _add_inputs(parser: Any, count: int, text: str = _INPUT, *, video: bool = Tr
     if video:
         parser.add_argument(
             "--seconds",
-            type=float,
+            type=finite,
             nargs=2,
             metavar=("FROM", "TO"),
             help="part of a video (default: what training left out, or else the last 5 seconds)",

@@ -140,8 +140,14 @@ def _loop(
             if evaluation.due(done, total):
                 in_flight.settle(0)  # as they end, since what evaluates counts as no time
                 jax.block_until_ready(values)
-                with log.paused():
-                    values |= evaluation(state.params, state.state)
+                try:
+                    with log.paused():
+                        values |= evaluation(state.params, state.state)
+                except Exception:  # whatever it is, it is no reason to lose the updates
+                    in_flight.add(done, values, waited)
+                    save()
+                    checkpoints.wait()
+                    raise
                 check_best_metric(config.checkpoint.best_metric, values)
             in_flight.add(done, values, waited)
             in_flight.settle(_IN_FLIGHT)

@@ -34,9 +34,11 @@ def find_boxed(place: str | os.PathLike[str], *, binary: bool = False) -> list[B
         binary: Whether all values above 0 of a mask are the one object.
 
     Raises:
-        InputError: Images or annotations are missing, or an image cannot be read.
+        InputError: Images or annotations are missing, an image cannot be read, or `binary` is said of boxes.
     """
     path = Path(place)
+    if binary and path.is_file():
+        raise InputError(f"binary says what masks hold, but {path} is a list of VOC, with boxes; leave binary out.")
     pairs = voc_list(path) if path.is_file() else find_pairs(path)
     found = []
     for pair in pairs:

@@ -143,11 +143,14 @@ def undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFr
 
 
 def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither."""
+    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither, or damaged."""
     if encoded.startswith(_JPEG):
-        return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
-    if encoded[12:16] != b"IHDR":
-        raise ValueError("it is neither JPEG nor PNG")
+        try:
+            return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+        except KeyError as error:  # what simplejpeg raises where a header ends before it names its colours
+            raise ValueError("its header is cut short") from error
+    if encoded[12:16] != b"IHDR" or len(encoded) < 24:
+        raise ValueError("it is neither a JPEG nor a whole PNG")
     return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
 
 
@@ -157,9 +160,10 @@ def decode(encoded: bytes, *, factor: int = 1) -> np.ndarray:
         height, width = picture_size(encoded)
         least = dict(min_height=-(-height // factor), min_width=-(-width // factor), min_factor=2) if factor > 1 else {}
         return simplejpeg.decode_jpeg(encoded, strict=False, **least)
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     if pixels is None:
-        raise ValueError("it is not a whole PNG")
+        raise ValueError("it is neither a JPEG nor a whole PNG")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -228,10 +232,9 @@ class Ordered:
                 pool.shutdown(cancel_futures=True)
 
     def _view(self, number: int) -> np.ndarray:
+        encoded = self.source.encoded(number)
         try:
-            return evaluation_view(decode(self.source.encoded(number)), self.size)
-        except DamagedFrame:
-            raise
+            return evaluation_view(decode(encoded), self.size)
         except ValueError as error:
             raise undecodable(self.source, number, error) from error
 
@@ -262,10 +265,8 @@ class Labelled:
         self.source = self._images.source
         labels = self.source.labels()
         if labels is None:
-            raise InputError(
-                f"{self.source.where} has no labels: prepare a folder with one subfolder for each class, or name "
-                "another data set"
-            )
+            hint = "prepare a folder with one subfolder for each class, two or more"
+            raise InputError(f"{self.source.where} has no labels: {hint}")
         self.classes, self.checksum = self.source.classes, self.source.checksum
         self.labels, self.size, self.threads = labels, size, threads
 

@@ -126,6 +126,13 @@ def _check(index: ImageIndex, path: Path) -> None:
         counts.add(len(index.labels))
     if len(counts) != 1:
         raise InputError(f"{path} contradicts itself (names, sizes, labels and records differ): prepare again")
+    if index.labels is not None and len(index.labels):
+        for label in (int(index.labels.min()), int(index.labels.max())):
+            if not 0 <= label < len(index.classes):
+                raise InputError(
+                    f"{path} has the label {label}, but its {len(index.classes)} classes are 0 to "
+                    f"{len(index.classes) - 1}: prepare the images again"
+                )
     if not index.names:
         raise InputError(f"{path.parent} holds no images: prepare a folder that has some")
     for segment in index.segments:

@@ -193,10 +193,11 @@ class Segmented:
             return (values > 0).astype(np.int32)
         from_zero = self._labels == "index"
         labels = np.where(values == _VALUE_IGNORED, IGNORED, values) if from_zero else values - 1
-        if labels.max() >= self.classes or labels.min() < IGNORED:
-            wrong = labels.max() if labels.max() >= self.classes else labels.min()
+        wrong = (labels >= self.classes) | (labels < IGNORED)
+        if wrong.any():
+            meant = f"0 to {self.classes - 1}, or {_VALUE_IGNORED}" if from_zero else f"0 to {self.classes}"
             raise InputError(
-                f"{path} has the class {wrong}, but with classes={self.classes} and labels={self._labels!r} they are "
-                f"0 to {self.classes - 1}; give their number, or what the values are."
+                f"{path} holds the value {values[wrong].max()}, but with classes={self.classes} and "
+                f"labels={self._labels!r} values are {meant}; give the number of classes, or what the values are."
             )
         return labels

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ssljax.errors import InputError
 from ssljax.evaluate.heads import Grid, check_rates, probe, total_steps
 from ssljax.evaluate.labelled import described, labelled_pair
+from ssljax.evaluate.numbers import check_decay, check_seed
 from ssljax.evaluate.result import Result
 from ssljax.models.attention import linear
 from ssljax.models.blocks import Mlp, layer_norm
@@ -67,8 +68,8 @@ class Attentive:
         seed: int = 0,
     ) -> None:
         check_rates(learning_rates)
-        if not 0 <= weight_decay < math.inf:
-            raise InputError(f"weight_decay is {weight_decay}; give a number of at least 0.")
+        check_decay(weight_decay)
+        check_seed(seed)
         self.size, self._batch_size, self._epochs, self._seed = size, batch_size, epochs, seed
         self._rates, self._decay = tuple(learning_rates), weight_decay
         self._heads, self._augment = heads, augment

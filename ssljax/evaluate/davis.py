@@ -6,6 +6,7 @@ Caron et al. 2021 (arXiv 2104.14294, section 4.2.1) and the released eval_video_
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,10 @@ class Davis:
             raise InputError("DAVIS needs prepared sequences; name the folder that `ssljax prepare davis` made.")
         if multiple < 1 or size < multiple:
             raise InputError(f"size is {size} and multiple {multiple}; give a size of at least one multiple.")
-        if min(queue, top_k, neighbourhood) < 1 or temperature <= 0:
+        if min(queue, top_k, neighbourhood) < 1 or not 0 < temperature < math.inf:
             raise InputError(
                 f"queue is {queue}, top_k {top_k}, neighbourhood {neighbourhood} and temperature {temperature}; "
-                "give numbers of at least 1, and a temperature above 0."
+                "give numbers of at least 1, and a finite temperature above 0."
             )
         self._set = MaskedSequences(data)
         self._sequences = _chosen(self._set, sequences)
@@ -109,7 +110,7 @@ class Davis:
     ) -> UInt8[np.ndarray, "t h w"]:
         """Return the predicted masks of a sequence, the first as it is given."""
         size = frame_size(sequence.height, sequence.width, size=self._size, multiple=self._multiple)
-        images = (cv2.resize(decode(data), size[::-1]) for data in frames)
+        images = (cv2.resize(_frame(sequence, number, data), size[::-1]) for number, data in enumerate(frames))
         features = patch_features(encoder, mesh, images)
         with jax.set_mesh(mesh):
             return segment(features, first, size=size, queue=self._queue, **self._nearest)
@@ -189,6 +190,16 @@ def _chosen(data: MaskedSequences, names: Sequence[str]) -> list[MaskedSequence]
         if name not in known:
             raise InputError(f"{data.folder} has no sequence {name!r}; it has {', '.join(known)}.")
     return [known[name] for name in names] if names else data.sequences
+
+
+def _frame(sequence: MaskedSequence, number: int, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise InputError(
+            f"Frame {sequence.frames[number]} of {sequence.name} cannot be decoded ({error}): fetch the set again, and "
+            "run `ssljax prepare davis` again."
+        ) from error
 
 
 def _decoded(sequence: MaskedSequence, masks: Sequence[bytes]) -> UInt8[np.ndarray, "t h w"]:

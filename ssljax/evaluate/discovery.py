@@ -29,8 +29,9 @@ NEIGHBOURS = 100
 
 
 class Discovery:
-    """CorLoc of LOST, "discovery_corloc": the share of images whose one box overlaps any object's by more than a half.
+    """CorLoc of LOST, "discovery_corloc": the share of images whose one box overlaps any object's by at least a half.
 
+    That is PASCAL's criterion, intersection over union of 0.5, as LOST's released code applies it: exactly 0.5 counts.
     Images are encoded as large as they are, with zeros up to whole patches. Those without any object are left out; the
     details say how many.
 
@@ -69,7 +70,7 @@ class Discovery:
         for boxed, found, scale in self._found(encoder, mesh):
             boxes = boxed.boxes()
             counted += bool(len(boxes))
-            right += bool(np.any(overlaps(found * scale, boxes) > 0.5))
+            right += bool(np.any(overlaps(found * scale, boxes) >= 0.5))
         if not counted:
             raise InputError(f"No image of {self.data['data']} has an object; give annotations of other images.")
         return Result({"discovery_corloc": right / counted}, {"without_objects": len(self._images) - counted})
@@ -77,6 +78,11 @@ class Discovery:
     def _found(self, encoder: Encoder, mesh: jax.sharding.Mesh) -> Iterator[tuple[Boxed, np.ndarray, float]]:
         """Yield each image, the box found in the resized one, and what takes it to the pixels of the original."""
         patch = patch_size_of(encoder)
+        if 0 < self._short < patch:
+            raise InputError(
+                f"short_side is {self._short}, less than one patch of {patch} pixels; give more, or 0 for images as "
+                "large as they are."
+            )
         groups: dict[tuple[int, int], list[tuple[Boxed, tuple[int, int]]]] = {}
         for boxed in self._images:
             shape = _resized(boxed.shape, self._short)

@@ -17,6 +17,7 @@ from ssljax.data.epochs import training_batches
 from ssljax.errors import InputError
 from ssljax.evaluate.heads import check_rates, fit, share_right, total_steps
 from ssljax.evaluate.labelled import described, labelled_pair
+from ssljax.evaluate.numbers import check_decay, check_seed
 from ssljax.evaluate.result import Result
 from ssljax.mesh import local_rows, shardings
 from ssljax.models.blocks import layer_norm
@@ -82,8 +83,12 @@ class FineTune:
         seed: int = 0,
     ) -> None:
         check_rates([learning_rate], "learning_rate")
-        at_most = dict(layer_decay=layer_decay, smoothing=smoothing, erase=erase, drop_path=drop_path)
-        for name, value in (at_most | dict(weight_decay=weight_decay, mixup=mixup, cutmix=cutmix)).items():
+        check_decay(weight_decay)
+        check_seed(seed)
+        if not 0 < layer_decay <= 1:
+            raise InputError(f"layer_decay is {layer_decay}; give a number above 0, at most 1.")
+        at_most = dict(smoothing=smoothing, erase=erase, drop_path=drop_path)
+        for name, value in (at_most | dict(mixup=mixup, cutmix=cutmix)).items():
             if not 0 <= value < math.inf or (name in at_most and value > 1):
                 raise InputError(f"{name} is {value}; give a number from 0{' to 1' if name in at_most else ''}.")
         self.size, self._batch_size, self._epochs, self._seed = size, batch_size, epochs, seed

@@ -38,7 +38,7 @@ def total_steps(count: int, batch_size: int, epochs: float, mesh: jax.sharding.M
     check_batch(mesh, batch_size)
     if batch_size > count:
         raise InputError(f"batch_size is {batch_size}, but there are {count} training images; give at most so many.")
-    if not epochs > 0:
+    if not 0 < epochs < math.inf:
         raise InputError(f"epochs is {epochs}; give a number above 0.")
     return max(1, math.floor(epochs * count / batch_size))
 

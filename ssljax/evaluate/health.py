@@ -19,6 +19,7 @@ from ssljax.data.images import Ordered
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_pool, vectors
 from ssljax.evaluate.labelled import described
+from ssljax.evaluate.numbers import check_seed
 from ssljax.evaluate.result import Result
 from ssljax.mesh import local_rows, replicate, to_mesh
 from ssljax.models.pure import Params
@@ -78,6 +79,7 @@ class Health:
         if not data:
             raise InputError("Health needs images; give a prepared folder as data.")
         check_pool(pool)
+        check_seed(seed)
         self._images = Ordered(data, size=size, batch_size=batch_size)
         if len(self._images) < 2:
             raise InputError(f"{data} has {len(self._images)} image, and features are compared; give at least 2.")

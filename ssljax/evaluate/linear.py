@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ssljax.errors import InputError
 from ssljax.evaluate.heads import Grid, check_rates, probe, total_steps
 from ssljax.evaluate.labelled import described, labelled_pair
+from ssljax.evaluate.numbers import check_seed
 from ssljax.evaluate.result import Result
 from ssljax.models.norm import BatchNorm
 from ssljax.models.pure import Pure
@@ -100,6 +101,7 @@ class Linear:
         self._recipe = RECIPES[recipe]
         self._rates = tuple(learning_rates) or self._recipe.rates
         check_rates(self._rates)
+        check_seed(seed)
         self._blocks = self._recipe.blocks if n_blocks is None else n_blocks
         if self._blocks < 1:
             raise InputError(f"n_blocks is {n_blocks}; give at least 1.")

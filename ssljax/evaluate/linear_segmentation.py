@@ -20,7 +20,9 @@ from jaxtyping import Array, Float, Int, Key
 from ssljax.data.masks import IGNORED, Segmented
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
+from ssljax.evaluate.heads import check_rates
 from ssljax.evaluate.masks import confusions, grid_side, intersection_over_union, on_mesh, segmented_pair
+from ssljax.evaluate.numbers import check_decay, check_seed
 from ssljax.evaluate.result import Result
 from ssljax.evaluate.segmentation import Encode
 from ssljax.mesh import check_batch, local_rows, to_mesh
@@ -52,7 +54,7 @@ class LinearSegmentation:
         seed: See there.
 
     Raises:
-        InputError: The data cannot be used, or a number is too small.
+        InputError: The data cannot be used, or a number is out of its range.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class LinearSegmentation:
         batch_size: int = 16,
         seed: int = 0,
     ) -> None:
+        _check(steps, learning_rate, weight_decay, seed)
         more: dict[str, Any] = dict(classes=classes, size=size, labels=labels, batch_size=batch_size)
         self._train, self._test, self.data = segmented_pair(train, test, **more)
         self._more: dict[str, Any] = dict(
@@ -135,11 +138,10 @@ def segment_linearly(
         seed: Of the kernel's start, the order and the flips.
 
     Raises:
-        InputError: A number is below 1, the batch does not divide over the mesh, nothing is labelled, the loss is not
-            finite, or the encoder's patches are no grid that masks divide into.
+        InputError: A number is out of its range, the batch does not divide over the mesh, nothing is labelled, the
+            loss is not finite, or the encoder's patches are no grid that masks divide into.
     """
-    if steps < 1 or learning_rate <= 0 or weight_decay < 0:
-        raise InputError(f"steps is {steps}, learning_rate {learning_rate}, weight_decay {weight_decay}; give more.")
+    _check(steps, learning_rate, weight_decay, seed)
     check_batch(mesh, train.batch_size)
     with jax.set_mesh(mesh):
         head, moments = _trained(encode, train, mesh, steps, learning_rate, weight_decay, seed)
@@ -147,6 +149,14 @@ def segment_linearly(
         for images, masks, _ in on_mesh(test, mesh):
             confusion += np.asarray(confusions(_scores_of(head, moments, encode(images)), masks))
     return confusion
+
+
+def _check(steps: int, learning_rate: float, weight_decay: float, seed: int) -> None:
+    if steps < 1:
+        raise InputError(f"steps is {steps}; give at least 1.")
+    check_rates([learning_rate], "learning_rate")
+    check_decay(weight_decay)
+    check_seed(seed)
 
 
 def order(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:

@@ -7,6 +7,7 @@ Balažević, Steiner, Parthasarathy, Arandjelović, Hénaff: Towards in-context 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ssljax.data.masks import Segmented
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
 from ssljax.evaluate.masks import confusions, grid_side, intersection_over_union, on_mesh, segmented_pair
+from ssljax.evaluate.numbers import check_seed
 from ssljax.evaluate.result import Result
 from ssljax.mesh import AXES, BATCH
 from ssljax.objectives.base import Encoder
@@ -49,7 +51,7 @@ class Segmentation:
         seed: Of the memory's choice.
 
     Raises:
-        InputError: The data cannot be used, or a number is too small.
+        InputError: The data cannot be used, or a number is out of its range.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Segmentation:
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
+        _check(memory, neighbours, temperature)
+        check_seed(seed)
         more: dict[str, Any] = dict(classes=classes, size=size, labels=labels, batch_size=batch_size)
         self._train, self._test, self.data = segmented_pair(train, test, **more)
         self._more: dict[str, Any] = dict(memory=memory, neighbours=neighbours, temperature=temperature, seed=seed)
@@ -120,26 +124,34 @@ def segment_in_context(
         test: Batches of images and masks, as `Segmented` gives them.
         mesh: Whose devices hold memory and images.
         memory: Patches, divided by the number of training images and rounded down, at least one of each.
-        neighbours: How many of them are asked.
+        neighbours: How many of them are asked, at most all.
         temperature: Of the softmax.
         seed: Of the memory's choice.
 
     Raises:
-        InputError: A number is below 1, nothing is labelled, or the patches are no grid that masks divide into.
+        InputError: A number is out of its range, nothing is labelled, or the patches are no grid that masks divide
+            into.
     """
-    if min(memory, neighbours) < 1 or temperature <= 0:
-        raise InputError(
-            f"memory is {memory}, neighbours {neighbours}, temperature {temperature}; give numbers above 0."
-        )
+    _check(memory, neighbours, temperature)
+    check_seed(seed)
     with jax.set_mesh(mesh):
         bank = _filled(encode, train, mesh, max(memory // len(train), 1), seed)
-        if not bool(jnp.any(bank.used)):
+        held = int(jnp.sum(bank.used))
+        if not held:
             raise InputError("No pixel of the training masks is labelled; give masks that name classes.")
+        neighbours = min(neighbours, held)
         confusion = np.zeros((train.classes, train.classes), np.int64)
         for images, masks, _ in on_mesh(test, mesh):
             found = _retrieved(bank, encode(images), neighbours, temperature)
             confusion += np.asarray(confusions(found, masks))
     return confusion
+
+
+def _check(memory: int, neighbours: int, temperature: float) -> None:
+    if min(memory, neighbours) < 1 or not 0 < temperature < math.inf:
+        raise InputError(
+            f"memory is {memory}, neighbours {neighbours}, temperature {temperature}; give numbers above 0."
+        )
 
 
 def patch_shares(masks: Int[arrays.Array, "b s s"], side: int, classes: int) -> Float[Array, "b n c"]:

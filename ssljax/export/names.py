@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import einops
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -70,6 +71,16 @@ GATED = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
 
 def vit_to_torch(params: Params) -> dict[str, np.ndarray]:
     """Return a ViT's parameters as a state dict of DINO's names, float32; the stacked blocks taken apart."""
+    return {name: np.ascontiguousarray(array) for name, array in _renamed(params).items()}
+
+
+def vit_shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what `vit_to_torch` gives, by name; of `params` the shapes are enough."""
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)  # one number in memory
+    return {name: array.shape for name, array in _renamed(zeros).items()}
+
+
+def _renamed(params: Params) -> dict[str, np.ndarray]:
     state: dict[str, np.ndarray] = {}
     gated = params["blocks"]["mlp"]["fc1"]["bias"].shape[-1] != params["blocks"]["mlp"]["fc2"]["kernel"].shape[-2]
     for path, leaf in _flat(params).items():
@@ -81,7 +92,7 @@ def vit_to_torch(params: Params) -> dict[str, np.ndarray]:
         for ours, theirs in GATED.items() if gated else ():
             name = name.replace(ours, theirs)
         state |= {f"blocks.{i}.{name}": layout.to(layer) for i, layer in enumerate(leaf)}
-    return {name: np.ascontiguousarray(array) for name, array in state.items()}
+    return state
 
 
 def vit_from_torch(state: StateDict) -> Params:

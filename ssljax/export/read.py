@@ -35,9 +35,12 @@ def read_encoder(path: Path) -> Encoder:
         ) from error
     if "ssljax" not in metadata:
         raise InputError(f"{path} does not say how many heads its encoder has; give a file of ssljax export.")
-    params = names.vit_from_torch(state)
     model = Pure(functools.partial(ViT, **json.loads(metadata["ssljax"])))
-    expected = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(model.init, jax.random.key(0)))
-    if jax.tree.map(lambda leaf: leaf.shape, params) != expected:
-        raise InputError(f"{path} holds arrays of other shapes than its metadata says; export it again.")
-    return Encoder(model, jax.tree.map(jnp.asarray, params))
+    expected = names.vit_shapes(jax.eval_shape(model.init, jax.random.key(0)))
+    for name in sorted(expected.keys() | state.keys()):
+        wanted, shape = expected.get(name), state[name].shape if name in state else None
+        if shape != wanted:
+            found = "lacks the array" if shape is None else f"holds {list(shape)} as"
+            meant = "has none of it" if wanted is None else f"has {list(wanted)}"
+            raise InputError(f"{path} {found} {name}, but the encoder of its metadata {meant}; export it again.")
+    return Encoder(model, jax.tree.map(jnp.asarray, names.vit_from_torch(state)))

@@ -66,7 +66,10 @@ def _best(workdir: Path, run: build.Restored) -> str:
     if not settings.get("best_metric"):
         return ""
     checkpoints = Checkpoints(
-        workdir / "checkpoints", best_metric=settings.best_metric, best_mode=settings.get("best_mode", "min")
+        workdir / "checkpoints",
+        best_metric=settings.best_metric,
+        best_mode=settings.get("best_mode", "min"),
+        read_only=True,
     )
     best = checkpoints.best()
     checkpoints.close()

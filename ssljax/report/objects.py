@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ssljax.evaluate.tracking import Tracks, fit_frames, track_objects
-from ssljax.evaluate.tracks import choices_of_heads, mean_of, scores_of
+from ssljax.evaluate.tracks import TrackConsistency, choices_of_heads, mean_of, scores_of
 from ssljax.objectives.base import Encoder
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
@@ -17,7 +17,7 @@ from ssljax.report.figures import draw_animation, draw_tracks
 from ssljax.report.page import Figure
 
 # Tracks are drawn and judged at twice the training's resolution, where the grid of patches shows shapes.
-_ZOOM = 2
+_ZOOM = TrackConsistency.zoom
 _DRAWS_OF_HEADS = 4
 _TITLES = {
     "tracks_region": "consistency of tracks, regions (-2 to 2)",
@@ -45,7 +45,10 @@ def tracker(objective: DoRA | DINO, encoder: Encoder, clip: Clip) -> Callable[[S
 
 
 def score(objective: DoRA | DINO, follow: Callable[[Sequence[int]], Tracks]) -> dict[str, float]:
-    """Return the label-free scores, each a mean over draws of heads."""
+    """Return the label-free scores, each a mean over draws of heads that start where the picture does.
+
+    `TrackConsistency` starts anew in each part of a clip, so its numbers are others.
+    """
     choices = draws_of_heads(objective)
     if len(choices[0]) < 2:
         return {}

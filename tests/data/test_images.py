@@ -149,6 +149,8 @@ def change(folder, **values):
         (lambda f: change(f, version=9), "has version 9, this program reads 1: prepare the images again"),
         (lambda f: change(f, kind="video"), "holds no images but a prepared video"),
         (lambda f: change(f, labels=[0]), "contradicts itself"),
+        (lambda f: change(f, labels=[0] * 20 + [77]), "index.json has the label 77, but its 2 classes are 0 to 1"),
+        (lambda f: change(f, labels=[-1] + [0] * 20), "index.json has the label -1, but its 2 classes are 0 to 1"),
         (lambda f: change(f, names=[], sizes=[], labels=[], segments=[]), "holds no images"),
         (lambda f: (f / "index.json").write_text("{"), "is not the index"),
         (lambda f: (f / "index.json").write_text("[]"), "is not the index"),
@@ -212,7 +214,9 @@ def test_images_without_labels_come_in_order(pets, plain):
 
 
 def test_labels_are_needed(plain):
-    with pytest.raises(InputError, match="plain has no labels: prepare a folder with one subfolder for each class"):
+    with pytest.raises(
+        InputError, match="plain has no labels: prepare a folder with one subfolder for each class, two or more"
+    ):
         Labelled(plain, size=32)
 
 
@@ -228,6 +232,25 @@ def test_the_evaluations_view(shape):
     left, top = round((scaled.width - 224) / 2), round((scaled.height - 224) / 2)
     expected = np.asarray(scaled.crop((left, top, left + 224, top + 224)))
     np.testing.assert_array_equal(evaluation_view(np.asarray(image), 224), expected)
+
+
+@pytest.mark.parametrize("length", [0, 10, 16, 20, 23, 24])
+def test_a_png_cut_short_is_told(pets, monkeypatch, length):
+    whole = ImageSet(pets).encoded(5)
+    assert whole.startswith(b"\x89PNG")
+    monkeypatch.setattr(ImageSet, "encoded", lambda images, number: whole[:length])
+    for read in (lambda: list(Ordered(pets, size=16)), lambda: Images(data=pets, size=16, bad_share=0)[0]):
+        with pytest.raises(InputError, match="cannot be decoded"):
+            read()
+
+
+def test_a_header_cut_short_is_told(plain, monkeypatch):
+    whole = ImageSet(plain).encoded(0)
+    monkeypatch.setattr(ImageSet, "encoded", lambda images, number: whole[:600])
+    with pytest.raises(InputError, match=r"image 0 \(0.jpg\) of .*plain cannot be decoded .its header is cut short"):
+        list(Ordered(plain, size=16))
+    with pytest.raises(InputError, match="its header is cut short"):
+        Images(data=plain, size=16, bad_share=0)[0]
 
 
 def test_a_damaged_record_ends_an_evaluation(copy):

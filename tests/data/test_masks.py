@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from pictures import smooth
+from pictures import encode, smooth
 from PIL import Image
 
-from ssljax.data.masks import Segmented, find_pairs, read_mask
+from ssljax.data.masks import Segmented, find_pairs, read_image, read_mask
 from ssljax.errors import InputError
 
 
@@ -83,9 +83,9 @@ def test_bad_masks_are_named(tmp_path):
         return list(Segmented(tmp_path / "images", **dict(classes=2, size=8) | arguments))
 
     plain(tmp_path, (0, 7))
-    with pytest.raises(InputError, match="a.png has the class 7"):
+    with pytest.raises(InputError, match="a.png holds the value 7, .* values are 0 to 1, or 255"):
         read()
-    with pytest.raises(InputError, match="a.png has the class 6"):
+    with pytest.raises(InputError, match="a.png holds the value 7, .* values are 0 to 2"):
         read(labels="from_one")
     with pytest.raises(InputError, match="labels is 'wrong'"):
         read(labels="wrong")
@@ -104,6 +104,14 @@ def test_bad_masks_are_named(tmp_path):
     (tmp_path / "images" / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match="images/a.png cannot be decoded"):
         read()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match="images/a.png cannot be decoded"):
+        read()
+    whole = encode(smooth(0, 24, 32), "JPEG")
+    for length in range(2, 620, 6):  # within its header
+        (tmp_path / "images" / "a.png").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="images/a.png cannot be decoded .its header is cut short"):
+            read_image(tmp_path / "images" / "a.png")
     (tmp_path / "masks" / "a.png").unlink()
     with pytest.raises(InputError, match="masks/a.png is missing"):
         read()

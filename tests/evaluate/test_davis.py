@@ -13,6 +13,7 @@ from masked import COLOURS, drawn, make_davis
 from PIL import Image
 
 from data_prep.davis import main
+from ssljax.data.davis import MaskedSequences
 from ssljax.errors import InputError
 from ssljax.evaluate.davis import Davis, frame_size, segment
 from ssljax.evaluate.davis_metrics import mean_scores, sequence_scores
@@ -177,6 +178,18 @@ def test_masks_of_first_frames_alone_are_enough_to_write_others(tmp_path):
     assert not found.metrics and len(list((tmp_path / "m" / "one").iterdir())) == 7
 
 
+def test_a_damaged_frame_is_named(folder, monkeypatch):
+    read = MaskedSequences.read
+
+    def cut(data, sequence):
+        frames, masks = read(data, sequence)
+        return [frames[0], frames[1][:200], *frames[2:]], masks
+
+    monkeypatch.setattr(MaskedSequences, "read", cut)
+    with pytest.raises(InputError, match="Frame 00001 of one cannot be decoded .its header is cut short"):
+        Davis(data=str(folder), sequences=["one"], **SIZE)(Encoder(Perfect(), {}), make_mesh())
+
+
 @dataclasses.dataclass(frozen=True)
 class NoPatches:
     def __call__(self, params, images):
@@ -196,6 +209,7 @@ class NoGrid:
         (Perfect(), dict(size=40), "size of at least one multiple"),
         (Perfect(), dict(top_k=0), "top_k 0"),
         (Perfect(), dict(temperature=0.0), "temperature 0.0"),
+        (Perfect(), dict(temperature=float("nan")), "temperature nan"),
         (Perfect(), dict(sequences=["three"]), "no sequence 'three'; it has one, two"),
         (Perfect(), dict(masks="{data}"), "not empty"),
         (NoPatches(), {}, "no patches"),

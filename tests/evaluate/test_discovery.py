@@ -116,7 +116,10 @@ def test_corloc_of_boxes_that_were_found_and_of_others(tmp_path, encoder):
         top, left, bottom, right = lost(np.moveaxis(keys, 0, 1).reshape(keys.shape[1], -1), grid).box
         found.append((8 * left + 1, 8 * top + 1, min(8 * right, width), min(8 * bottom, height)))
     for i, box in enumerate(found):
-        boxes = [(1, 1, 2, 2), box] if i < 4 else [(1, 1, 2, 2)]
+        left, top, right, bottom = box
+        middle = left + (right - left + 1) // 2 - 1  # the sides are even
+        half, less = (left, top, middle, bottom), (left, top, middle - 1, bottom)  # a half counts, less does not
+        boxes = [(1, 1, 2, 2), box if i < 3 else half if i == 3 else less]
         (tmp_path / "Annotations" / f"{i}.xml").write_text(XML.format("".join(OBJECT.format(*b) for b in boxes)))
     for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("fsdp=2")):
         result = Discovery(data=str(listed), batch_size=2)(encoder, mesh)
@@ -174,5 +177,9 @@ def test_bad_input(tmp_path):
             Discovery(data=listed, **wrong)
     with pytest.raises(InputError, match="needs images with boxes"):
         Discovery(data="")
+    with pytest.raises(InputError, match="trainval.txt is a list of VOC, with boxes; leave binary out"):
+        Discovery(data=listed, binary=True)
+    with pytest.raises(InputError, match="short_side is 7, less than one patch of 8 pixels"):
+        Discovery(data=listed, short_side=7)(Encoder(Pixels(8), {}), make_mesh())
     with pytest.raises(InputError, match="take a ViT"):
         Discovery(data=listed)(Encoder(lambda params, images: images, {}), make_mesh())

@@ -1,6 +1,7 @@
 """Fine-tuning: MAE's layer-wise learning rates, the whole protocol, what it refuses."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,11 @@ def test_one_device_and_eight(sets, encoder):
     [
         (dict(learning_rate=0.0), "learning_rate is 0.0; give numbers above 0"),
         (dict(layer_decay=1.5), "layer_decay is 1.5"),
+        (dict(layer_decay=0.0), "layer_decay is 0.0"),
+        (dict(layer_decay=math.nan), "layer_decay is nan"),
+        (dict(weight_decay=math.inf), "weight_decay is inf"),
+        (dict(epochs=math.inf), "epochs is inf"),
+        (dict(seed=-1), "seed is -1"),
         (dict(mixup=-0.1), "mixup is -0.1"),
         (dict(drop_path=1.0), "drop_path is 1.0"),
         (dict(batch_size=64), "there are 48 training images"),

@@ -172,6 +172,7 @@ def test_without_attention_its_measures_are_absent(data):
         (dict(data="{data}/one"), "has 1 image, and features are compared; give at least 2"),
         (dict(pool="max"), "pool is 'max'"),
         (dict(size=0), "at least 1"),
+        (dict(seed=-1), "seed is -1; give a whole number from 0"),
     ],
 )
 def test_bad_input(data, arguments, message):

@@ -162,13 +162,14 @@ def test_a_learning_rate_that_diverges_is_told(sets, encoders):
     [
         (dict(train=""), "No train set"),
         (dict(train="plain"), "no labels"),
-        (dict(train="other"), "has the classes a, x"),
+        (dict(train="other"), "only .*other has x, only .*test has b, c;"),
         (dict(learning_rates=(0.1, 0.0)), "learning_rates is"),
         (dict(recipe="simclr"), "recipe is 'simclr'; give one of dino, mae"),
         (dict(n_blocks=0), "n_blocks is 0"),
         (dict(n_blocks=4), "n_blocks is 4, but the encoder has 3 blocks"),
         (dict(), "n_blocks is 4, but the encoder has 3 blocks"),
         (dict(n_blocks=1, epochs=0), "epochs is 0"),
+        (dict(n_blocks=1, seed=-1), "seed is -1"),
         (dict(n_blocks=1, batch_size=12), "12 does not divide"),
         (dict(n_blocks=1, batch_size=56), "there are 48 training images"),
         (dict(n_blocks=1, size=30), "patch size 8"),
@@ -188,6 +189,7 @@ def test_bad_input(sets, encoders, change, message):
         (dict(heads=5), "heads is 5; give a divisor of the encoder's width 32"),
         (dict(learning_rates=()), "learning_rates is"),
         (dict(weight_decay=-1.0), "weight_decay is"),
+        (dict(seed=2**32), "seed is 4294967296"),
     ],
     ids=str,
 )

@@ -11,7 +11,15 @@ from scipy import ndimage, special
 
 from ssljax.data.masks import Segmented
 from ssljax.errors import InputError
-from ssljax.evaluate.linear_segmentation import Head, Moments, cross_entropy, order, scores, segment_linearly
+from ssljax.evaluate.linear_segmentation import (
+    Head,
+    LinearSegmentation,
+    Moments,
+    cross_entropy,
+    order,
+    scores,
+    segment_linearly,
+)
 from ssljax.evaluate.masks import intersection_over_union
 from ssljax.mesh import make_mesh
 
@@ -91,8 +99,17 @@ def test_the_order_is_all_images_once_then_again():
 
 def test_bad_input(data, tmp_path):
     train, test = data
-    with pytest.raises(InputError, match="steps is 0"):
-        segment_linearly(encode, train, test, make_mesh(), steps=0)
+    place = str(train.pairs[0].image.parent)
+    for wrong, message in (
+        (dict(steps=0), "^steps is 0; give at least 1"),
+        (dict(learning_rate=np.nan), "^learning_rate is nan"),
+        (dict(weight_decay=np.nan), "^weight_decay is nan"),
+        (dict(seed=-1), "^seed is -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            segment_linearly(encode, train, test, make_mesh(), **wrong)
+        with pytest.raises(InputError, match=message):
+            LinearSegmentation(train=place, test=place, classes=CLASSES, size=SIZE, **wrong)
     odd = Segmented(train.pairs[0].image.parent, classes=CLASSES, size=SIZE, batch_size=3)
     with pytest.raises(InputError, match="does not divide"):
         segment_linearly(encode, odd, test, make_mesh(), steps=1)

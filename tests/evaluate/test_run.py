@@ -1,6 +1,7 @@
 """`ssljax evaluate` and the evaluation inside training, on a small run of DINO on images."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from ssljax.data.images import Images
 from ssljax.errors import InputError
 from ssljax.evaluate.knn import knn
 from ssljax.evaluate.labelled import labelled_pair
+from ssljax.evaluations import write_results
 from ssljax.mesh import make_mesh
 from ssljax.ops.augment import normalise
 from ssljax.train import train
@@ -130,19 +132,25 @@ def test_the_weights_of_a_run_are_worth_what_the_run_is(data, runs, tmp_path):
         (["--weights", "{foreign}"], "does not say how many heads"),
         (["--weights", "{broken}"], "no .safetensors file that can be read"),
         (["--weights", "{missing}"], "no .safetensors file that can be read"),
-        (["--weights", "{changed}"], "arrays of other shapes"),
+        (["--weights", "{changed}"], "holds [31] as blocks.0.norm1.bias, but the encoder of its metadata has [32]"),
+        (["--weights", "{fewer}"], "lacks the array blocks.0.norm1.bias, but"),
+        (["--weights", "{more}"], "holds [2] as head.bias, but the encoder of its metadata has none of it"),
     ],
-    ids=["nothing", "both", "step", "foreign", "broken", "missing", "changed"],
+    ids=["nothing", "both", "step", "foreign", "broken", "missing", "changed", "fewer", "more"],
 )
 def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subject, message):
     good = tmp_path / "good.safetensors"
     assert main(["export", "--workdir", str(runs[0][0]), "--output", str(good)]) == 0
     with safe_open(good, framework="numpy") as file:
         state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    places = {name: tmp_path / f"{name}.safetensors" for name in ("foreign", "broken", "missing", "changed")}
+    kinds = ("foreign", "broken", "missing", "changed", "fewer", "more")
+    places = {name: tmp_path / f"{name}.safetensors" for name in kinds}
     save_file(state, places["foreign"], metadata={"format": "pt"})
     places["broken"].write_bytes(good.read_bytes()[:1000])
-    save_file(state | {"norm.bias": np.zeros(31, np.float32)}, places["changed"], metadata=metadata)
+    name = "blocks.0.norm1.bias"
+    save_file(state | {name: np.zeros(31, np.float32)}, places["changed"], metadata=metadata)
+    save_file({other: array for other, array in state.items() if other != name}, places["fewer"], metadata=metadata)
+    save_file(state | {"head.bias": np.zeros(2, np.float32)}, places["more"], metadata=metadata)
     capsys.readouterr()
     words = [word.format(run=runs[0][0], **places) for word in subject]
     assert main(["evaluate", "knn", *words, "--train", str(data / "train"), "--test", str(data / "test")]) == 2
@@ -154,7 +162,7 @@ def test_weights_that_cannot_be_used_are_told(data, runs, tmp_path, capsys, subj
     ("change", "message"),
     [
         (["--train", "{data}/plain"], "plain has no labels"),
-        (["--train", "{data}/other"], "has the classes a, x"),
+        (["--train", "{data}/other"], "/other has x, only "),
         (["--train", "{data}/raw/train"], "holds no prepared images"),
         (["--train", "{data}"], "name one, such as"),
         (["--size", "30"], "patch size 4"),
@@ -188,6 +196,71 @@ def test_bad_evaluation_is_told_before_anything_is_written(data, tmp_path, overr
     with pytest.raises(InputError, match="patch size 4"):
         train(config_of(data, *evaluating(data, 2), "--config.evaluate.knn.size=30"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def knn_of(data, *subject):
+    return main(["evaluate", "knn", *subject, "--train", str(data / "train"), "--test", str(data / "test")])
+
+
+def test_a_reader_leaves_what_the_run_is_writing(data, runs, tmp_path):
+    shutil.copytree(runs[0][0], tmp_path / "run")
+    unfinished = tmp_path / "run" / "checkpoints" / "9.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    assert knn_of(data, "--workdir", str(tmp_path / "run")) == 0
+    assert unfinished.is_dir()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of TensorStore's other reads
+def test_a_damaged_checkpoint_is_named_and_another_can_be_taken(data, runs, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[0][0], workdir)
+    for path in (workdir / "checkpoints" / "6" / "state").rglob("d/*"):
+        if path.is_file():
+            path.write_bytes(bytes(path.stat().st_size))
+    assert knn_of(data, "--workdir", str(workdir)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{workdir}/checkpoints/6 cannot be read" in error and "other checkpoints: 3" in error
+    assert knn_of(data, "--workdir", str(workdir), "--step", "3") == 0
+
+
+def test_weights_that_are_no_numbers_are_refused(data, runs, tmp_path, capsys):
+    good = tmp_path / "good.safetensors"
+    assert main(["export", "--workdir", str(runs[0][0]), "--output", str(good)]) == 0
+    with safe_open(good, framework="numpy") as file:
+        state, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    state["norm.bias"] = np.full_like(state["norm.bias"], np.nan)
+    save_file(state, tmp_path / "nan.safetensors", metadata=metadata)
+    assert knn_of(data, "--weights", str(tmp_path / "nan.safetensors")) == 2
+    assert "weights that are not finite (1 of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["/proc/results.json", "{folder}", "{folder}/file/results.json"])
+def test_results_that_could_not_be_written_are_not_computed(data, runs, tmp_path, capsys, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("ssljax.evaluate.knn.knn", lambda *args: pytest.fail("computed"))
+    output = place.format(folder=tmp_path)
+    assert knn_of(data, "--workdir", str(runs[0][0]), "--output", output) == 2
+    assert f"{output} cannot be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_results_are_told_where_they_cannot_be_kept(tmp_path):
+    with pytest.raises(InputError, match=r"what would be in it: .*0\.25"):
+        write_results(tmp_path / "missing" / ("x" * 300), {"results": {"trained": {"knn_20": 0.25}}})
+
+
+def test_an_evaluation_that_fails_loses_no_update(data, runs, tmp_path, monkeypatch):
+    def fail(*_):
+        raise InputError("record 3 is damaged")
+
+    config = config_of(data, *evaluating(data, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr("ssljax.evaluate.periodic.Periodic.__call__", fail)
+        with pytest.raises(InputError, match="record 3"):
+            train(config, tmp_path / "run")
+    assert int(build.restore(tmp_path / "run").state.step) == 2
+    after = train(config_of(data), tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, after, runs[0][1])
 
 
 def test_evaluation_may_change_when_a_run_is_continued(data, runs, tmp_path):

@@ -111,6 +111,20 @@ def test_a_smaller_memory_does_not_depend_on_the_devices_or_batches(data):
     assert (one != other).any()
 
 
+def test_memory_and_neighbours_end_where_the_patches_do(data):
+    train, test = data
+    mesh = make_mesh("", jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        bank = _filled(encode, train, mesh, 10**9, 0)
+    held = int(bank.used.sum())
+    assert len(train) * SIDE**2 >= held and bank.used.shape == (1, 3 * 8 * SIDE**2)  # three batches of 8 images
+    all_of_them, more = (
+        segment_in_context(encode, train, test, mesh, memory=10**9, neighbours=k, temperature=0.5)
+        for k in (held, 10**9)  # the larger number would not fit into memory
+    )
+    np.testing.assert_array_equal(all_of_them, more)
+
+
 def test_rare_classes_are_kept(data):
     """By the paper's rule: the expected share of patches, drawn 4,000 times in NumPy, and what the memory holds."""
     train, _ = data
@@ -146,9 +160,16 @@ def test_mean_iou_by_hand():
 
 def test_bad_input(data, tmp_path):
     train, test = data
-    for wrong in (dict(memory=0), dict(memory=9, neighbours=0), dict(memory=9, temperature=0.0)):
+    for wrong in (
+        dict(memory=0),
+        dict(memory=9, neighbours=0),
+        dict(memory=9, temperature=0.0),
+        dict(memory=9, temperature=np.nan),
+    ):
         with pytest.raises(InputError, match="give numbers above 0"):
             segment_in_context(encode, train, test, make_mesh(), **wrong)
+    with pytest.raises(InputError, match="seed is -1"):
+        segment_in_context(encode, train, test, make_mesh(), memory=9, seed=-1)
     with pytest.raises(InputError, match="has 15 patches"):
         segment_in_context(lambda images: encode(images)[:, :15], train, test, make_mesh(), memory=9)
     make(tmp_path, 3, 0)
