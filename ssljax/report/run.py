@@ -97,13 +97,16 @@ def opened(output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _check_writable(output: Path, page: Path) -> None:
-    """Raise InputError where a page cannot be written, before anything is measured for it."""
+    """Raise InputError where a page cannot be written, before anything is measured for it; leave all as it was."""
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
+        made = [folder for folder in page.parents if not folder.exists()]
         new = not page.exists()
+        page.parent.mkdir(parents=True, exist_ok=True)
         page.open("a").close()
         if new:
             page.unlink()
+        for folder in made:
+            folder.rmdir()
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror}); name another place.") from error
 
