@@ -101,6 +101,7 @@ def arguments(sets, **changes):
     return dict(train=str(sets / "train"), test=str(sets / "test"), size=SIZE, batch_size=16) | changes
 
 
+@pytest.mark.long
 def test_one_device_and_eight(sets, encoder):
     """It learns, the same on a mesh that shards the parameters, and leaves the encoder as it was."""
     before = jax.tree.map(np.array, encoder.params)

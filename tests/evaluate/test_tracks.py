@@ -124,6 +124,7 @@ def test_an_encoder_without_attention_is_told(videos):
     assert not TrackConsistency.takes_pixels
 
 
+@pytest.mark.long
 def test_the_checkpoint_that_a_run_keeps_is_chosen_without_labels(videos, tmp_path):
     """Four updates, each scored and saved: kept are the newest, and the one with the highest rank."""
     make_folder(tmp_path / "raw", {"all": 12})

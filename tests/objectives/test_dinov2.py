@@ -155,6 +155,7 @@ def test_gradients_reach_the_student_and_nothing_else():
     assert all(np.all(np.isfinite(leaf)) and np.any(leaf) for leaf in jax.tree.leaves(to_params))
 
 
+@pytest.mark.long
 def test_two_updates_on_eight_devices_are_those_on_one():
     """Sinkhorn-Knopp and KoLeo see the whole batch, wherever its parts are; drop path and masks follow the sample."""
 
@@ -181,6 +182,7 @@ def test_two_updates_on_eight_devices_are_those_on_one():
     assert np.abs(one[0] - one[1]).min() > 1e-4
 
 
+@pytest.mark.long
 def test_the_recipe_trains_two_updates(tmp_path):
     make_folder(tmp_path / "raw", {"a": 12})
     assert images.main([str(tmp_path / "raw"), "--output", str(tmp_path / "data")]) == 0
