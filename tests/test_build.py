@@ -48,7 +48,7 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["stream", "device"])
-@pytest.mark.parametrize("recipe", ["dora", "dino"])
+@pytest.mark.parametrize("recipe", ["dora", pytest.param("dino", marks=pytest.mark.long)])
 def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
     """The run that lost its last checkpoint does that update again, on the same windows."""
     video = prepared.parents[1] / "clip.mp4" if source == "stream" else prepared

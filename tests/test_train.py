@@ -200,6 +200,7 @@ class Evaluation:
         return {"accuracy": {3: 0.2, 6: 0.9, 8: 0.3, 9: 0.5, 12: 0.4}[self.done]}
 
 
+@pytest.mark.long
 def test_the_best_are_sought_among_the_evaluated(tmp_path, monkeypatch):
     """Seven of twelve saves have no accuracy, and the run that continues still knows the best."""
     monkeypatch.setattr(build, "evaluation", lambda *_: Evaluation())
