@@ -106,12 +106,17 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
         raise InputError("the file holds no weights of an encoder")
     if other := sorted(copies.keys() - {main, TWINS.get(main)}):
         raise InputError(f"the file holds both {main!r} and {other[0]!r}, which no released one does")
+    if outside and not (moco and outside.keys() == {"predictor"}):
+        part = min(name for role in outside.values() for name in role)
+        raise InputError(f"parameter {part!r} belongs to none of the file's networks")
     read = {name: _network(parts, moco=moco) for name, parts in copies.items()}
-    network, twin = read[main], read.get(TWINS.get(main, ""))
+    network = read[main]
+    twin = read.get(TWINS[main]) if main in TWINS else None
     if twin and any(network.arguments.get(role) != arguments for role, arguments in twin.arguments.items()):
         raise InputError(f"{main!r} and {TWINS[main]!r} of the file are networks of different shapes")
     if outside:
-        network = _with_predictor(network, outside, moco=moco)
+        arguments, params = moco_names.read_mlp(outside["predictor"], "predictor")
+        network.arguments["predictor"], network.params["predictor"] = arguments, params
     return network._replace(
         twin=twin.params if twin else {},
         averaged=main in ("teacher", "momentum_encoder"),
@@ -123,7 +128,7 @@ def _network(parts: Mapping[str, State], *, moco: bool) -> Network:
     """Return one copy's network from its parts."""
     arguments: dict[str, dict[str, Any]] = {}
     params: dict[str, Params] = {}
-    encoder, notes = dict(parts.get("encoder", {})), ()
+    encoder = dict(parts.get("encoder", {}))
     decoder = {name: encoder.pop(name) for name in list(encoder) if name.startswith("decoder_")}
     if decoder and "mask_token" in encoder:
         decoder["mask_token"] = encoder.pop("mask_token")
@@ -135,17 +140,6 @@ def _network(parts: Mapping[str, State], *, moco: bool) -> Network:
         reader = _read_head if role in ("head", "patch_head") else moco_names.read_mlp
         arguments[role], params[role] = reader(parts[role], role)
     return Network(arguments, params, notes=notes)
-
-
-def _with_predictor(network: Network, outside: Mapping[str, State], *, moco: bool) -> Network:
-    """Return MoCo v3's network with the predictor, which is no part of either encoder."""
-    if not moco or outside.keys() != {"predictor"}:
-        part = min(name for role in outside.values() for name in role)
-        raise InputError(f"parameter {part!r} belongs to none of the file's networks")
-    arguments, params = moco_names.read_mlp(outside["predictor"], "predictor")
-    return network._replace(
-        arguments=network.arguments | {"predictor": arguments}, params=network.params | {"predictor": params}
-    )
 
 
 def _by_part(state: State) -> _Sorted:
@@ -205,7 +199,7 @@ def _read_encoder(state: State, *, moco: bool, fixed: bool) -> tuple[dict[str, A
 def _read_head(state: State, part: str) -> tuple[dict[str, Any], Params]:
     """Return the arguments and parameters of a DINOHead."""
     for name in ("last_layer.weight_g", "last_layer.weight_v"):
-        if np.ndim(state.get(name)) != 2:
+        if name not in state or np.ndim(state[name]) != 2:
             raise InputError(f"the {part} lacks {name}, a matrix, which every head of DINO's has")
     free = not np.all(np.asarray(state["last_layer.weight_g"]) == 1.0)
     params = names.head_from_torch(state, norm_last_layer=not free)

@@ -184,7 +184,7 @@ def _resnet_config(arguments: Mapping[str, Any], params: Params) -> dict[str, An
 
 
 def _config(
-    architecture: str, width: int, pool: str, model_args: Mapping[str, Any], side: int, rest: Mapping[str, Any]
+    architecture: str, width: int, pool: str, model_args: Mapping[str, Any], side: int, rest: dict[str, Any]
 ) -> dict[str, Any]:
     pretrained = {
         "tag": "ssljax",
