@@ -71,7 +71,9 @@ def _evaluate(verbs: Any) -> None:
         subject = protocol.add_argument_group("what is evaluated")
         subject.add_argument("--workdir", type=Path, help="folder of a run")
         subject.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
-        subject.add_argument("--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights")
+        subject.add_argument(
+            "--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights"
+        )
         subject.add_argument("--baselines", action="store_true", help="also at random initialisation, and bare pixels")
         subject.add_argument(
             "--output", type=Path, metavar="FILE.json", help="results (default: evaluate/PROTOCOL.json in the folder)"
@@ -103,7 +105,9 @@ def _show(verbs: Any) -> None:
         picture = pictures.add_parser(name, help=description, description=description, allow_abbrev=False)
         picture.add_argument("--workdir", type=Path, help="folder of a run")
         picture.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
-        picture.add_argument("--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights")
+        picture.add_argument(
+            "--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights"
+        )
         add(picture)
         picture.set_defaults(verb="show_picture")
 

@@ -53,7 +53,15 @@ from ssljax.objectives.simclr import SimCLR
 from ssljax.ops.augment import clip_views, crop_view, image_views
 
 CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {"dino": DINO, "dinov2": DINOv2, "dora": DoRA, "imported": Imported, "mae": MAE, "mocov3": MoCoV3, "simclr": SimCLR},
+    "objective": {
+        "dino": DINO,
+        "dinov2": DINOv2,
+        "dora": DoRA,
+        "imported": Imported,
+        "mae": MAE,
+        "mocov3": MoCoV3,
+        "simclr": SimCLR,
+    },
     "models": {
         "vit": vit,
         "resnet": resnet,
@@ -153,7 +161,9 @@ def model_arguments(built: Pure) -> dict[str, Any]:
     """
     make: Any = built.make
     if not isinstance(make, functools.partial) or make.args:
-        raise InputError(f"A {type(built.abstract).__name__} says not how it was made; name its constructor in a config.")
+        raise InputError(
+            f"A {type(built.abstract).__name__} says not how it was made; name its constructor in a config."
+        )
     names = {constructor: name for name, constructor in CONSTRUCTORS["models"].items()}
     own = f"{make.func.__module__}.{make.func.__qualname__}"
     return {"name": names.get(make.func, own), **make.keywords}
@@ -174,8 +184,10 @@ def dataset(config: ConfigDict) -> Any:
     """Return the data set, which reads its index.
 
     Raises:
-        InputError: The data cannot be used; see the data set.
+        InputError: The data cannot be used, see the data set; or the run was imported and has none.
     """
+    if "data" not in config:
+        raise InputError("This run was imported from weights, which come without data; name some.")
     return _call(config, "data", seed=config.seed)
 
 
@@ -223,7 +235,8 @@ def image_size(config: ConfigDict) -> int:
         InputError: The config does not say it.
     """
     views, encoder = config.get("views", {}), config.models.encoder
-    for size in (views.get("global_size"), views.get("size"), encoder.get("image_size")):
+    known = (views.get("global_size"), views.get("size"), encoder.get("image_size"), config.objective.get("image_size"))
+    for size in known:
         if size is not None:
             return size
     raise InputError("The config does not say on what size of images the encoder trains; give the size to evaluate at.")

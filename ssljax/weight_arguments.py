@@ -23,7 +23,7 @@ def add_export(parser: ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="PLACE",
-        help="FILE.safetensors (FILE.onnx, FILE.npz), FILE.pth where torch is installed, or else a folder, which gets a "
+        help="FILE.safetensors (or .onnx, .npz), FILE.pth where torch is installed, or else a folder, which gets a "
         "model card and what its ecosystem wants",
     )
     parser.add_argument("--with-head", action="store_true", help="also what pretraining puts on the encoder")
@@ -54,6 +54,10 @@ def add_import(parser: ArgumentParser) -> None:
         help="a .safetensors, .npz or .pth file, or a folder with one and a config.json",
     )
     parser.add_argument("--format", default="auto", choices=READ, help="whose names (default: told from them)")
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder to make, which is taken as a run's")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="RUN", help="folder to make, which is taken as a run's"
+    )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="resample a ViT's positions for such images")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads, where the file does not say or is wrong")
+    parser.add_argument(
+        "--heads", type=int, metavar="N", help="attention heads, where the file does not say or is wrong"
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ssljax.export.network import Network
+from ssljax.models.resnet import DEPTHS
 
 _MEAN, _DEVIATION = "0.485, 0.456, 0.406", "0.229, 0.224, 0.225"
 
@@ -62,7 +64,14 @@ def card(network: Network, format: str, dtype: str) -> str:
     title = f"{_architecture(encoder)}{f' pretrained with {objective}' if objective else ''}"
     license = source.get("license") or "unknown"
     tags = ["image-feature-extraction", *([objective] if objective else []), "ssljax"]
-    front = ["---", f"license: {license}", f"library_name: {_library(format)}", "tags:", *(f"- {tag}" for tag in tags), "---"]
+    front = [
+        "---",
+        f"license: {license}",
+        f"library_name: {_library(format)}",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
     parts = [
         "\n".join(front),
         f"# {title}",
@@ -84,8 +93,11 @@ def card(network: Network, format: str, dtype: str) -> str:
 
 def _architecture(arguments: dict[str, Any]) -> str:
     if arguments["name"] == "resnet":
-        return f"ResNet-{arguments['depth']}"
-    return f"ViT of width {arguments['width']} and depth {arguments['depth']}, patches of {arguments['patch_size']} pixels"
+        whole = DEPTHS[arguments["depth"]][0] == tuple(arguments["blocks"])
+        return f"ResNet-{arguments['depth']}" if whole else f"ResNet of {arguments['blocks']} blocks"
+    return (
+        f"ViT of width {arguments['width']} and depth {arguments['depth']}, patches of {arguments['patch_size']} pixels"
+    )
 
 
 def _library(format: str) -> str:
@@ -100,7 +112,7 @@ def _what(network: Network, dtype: str) -> str:
     return "\n".join([*rows, f"- weights in {dtype}{', a moving average' if network.averaged else ''}"])
 
 
-def _origin(source: dict[str, Any]) -> str:
+def _origin(source: Mapping[str, Any]) -> str:
     if "objective" not in source:
         return "These weights were imported from a file that does not say how they were trained."
     data = ", ".join(f"{name} {value!r}" for name, value in source["data"].items()) or "not stated"
@@ -112,5 +124,7 @@ def _origin(source: dict[str, Any]) -> str:
 
 
 def _metrics(metrics: dict[str, dict[str, float]]) -> str:
-    rows = [f"| {protocol} | {name} | {value:.4g} |" for protocol, found in metrics.items() for name, value in found.items()]
+    rows = [
+        f"| {protocol} | {name} | {value:.4g} |" for protocol, found in metrics.items() for name, value in found.items()
+    ]
     return "\n".join(["| protocol | metric | value |", "|---|---|---|", *rows])

@@ -14,7 +14,11 @@ from ssljax.errors import InputError
 from ssljax.export.files import need_torch
 from ssljax.export.network import Network, encoder_of
 
-CHECKED = {"dino": ("torch", "torch"), "transformers": ("transformers", "transformers"), "onnx": ("onnxruntime", "onnx")}
+CHECKED = {
+    "dino": ("torch", "torch"),
+    "transformers": ("transformers", "transformers"),
+    "onnx": ("onnxruntime", "onnx"),
+}
 """The formats that are checked: with which package, and the extra that installs it."""
 
 
@@ -101,7 +105,11 @@ def _onnx(path: Path, images: np.ndarray, network: Network) -> np.ndarray:
 
     session = onnxruntime.InferenceSession(path / "model.onnx" if path.is_dir() else path)
     outputs = dict(
-        zip((o.name for o in session.get_outputs()), session.run(None, {"images": images.transpose(0, 3, 1, 2)}), strict=True)
+        zip(
+            (o.name for o in session.get_outputs()),
+            session.run(None, {"images": images.transpose(0, 3, 1, 2)}),
+            strict=True,
+        )
     )
     if network.arguments["encoder"]["name"] == "resnet":
         return outputs["patches"]

@@ -36,7 +36,15 @@ FOLDER_WEIGHTS = (
 )
 """What the weights in a folder are called, the first that is there being read."""
 
-WRITTEN = ("config.json", "preprocessor_config.json", "README.md", "model.safetensors", "model.npz", "model.onnx")
+WRITTEN = (
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "model.safetensors",
+    "model.npz",
+    "model.onnx",
+    "model.onnx.data",
+)
 """What a folder of ours may hold; one that holds anything else is never replaced."""
 
 
@@ -93,7 +101,9 @@ def _read_safetensors(path: Path) -> Contents:
             state = {name: file.get_tensor(name) for name in names if name not in halves}
         state |= _bfloat16(path, halves) if halves else {}
     except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is no .safetensors file that can be read ({error}); fetch or write it again.") from error
+        raise InputError(
+            f"{path} is no .safetensors file that can be read ({error}); fetch or write it again."
+        ) from error
     return Contents({name: state[name] for name in names}, {}, _record(path, metadata.get(RECORD)))
 
 
@@ -182,7 +192,7 @@ def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]
     text = json.dumps(record)
     try:
         if path.suffix == ".npz":
-            np.savez(path, **state, **{RECORD: np.asarray(text)})
+            np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
         elif path.suffix == ".safetensors":
             save_file(dict(state), path, metadata={"format": "pt", RECORD: text})
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from ssljax.export.read import read_network
 from ssljax.export.runs import network_of_run
 from ssljax.models.pure import Params, Pure, separate
 from ssljax.objectives.base import Objective
+from ssljax.ops.positions import sincos_positions
 from ssljax.step import TrainState
 
 _MAY_START = ("mask", "register")
@@ -169,8 +169,8 @@ def _encoder(
         else:
             here, there = target.get(path, "none of it"), source[path].shape if path in source else "none of it"
             raise InputError(
-                f"{place} holds another architecture: of encoder/{name} it has {_shape(there)}, and the config's encoder "
-                f"{_shape(here)}; {_advice(network)}"
+                f"{place} holds another architecture: of encoder/{name} it has {_shape(there)}, and the config's "
+                f"encoder {_shape(here)}; {_advice(network)}"
             )
     for name in _SHOULD_AGREE:
         theirs, ours = network.arguments["encoder"].get(name), getattr(model.abstract, name, None)
@@ -191,7 +191,7 @@ def _positions(
     resampled = np.asarray(theirs(params, grid, method="positions"))
     if learned:
         return resampled, ("resized", f"{side}x{side} patches to {grid[0]}x{grid[1]}, bicubic")
-    fixed = np.asarray(model({**params}, grid, method="positions"))
+    fixed = np.concatenate([np.zeros((1, vit.width)), sincos_positions(vit.width, grid)])
     difference = float(np.abs(fixed - resampled).max())
     return None, ("skipped", f"the config's are fixed; the weights' differ from them by at most {difference:.1e}")
 
@@ -210,8 +210,8 @@ def _head(
     path = min(path for path in shapes.keys() | target.keys() if shapes.get(path) != target.get(path))
     there, here = shapes.get(path, "none of it"), target.get(path, "none of it")
     return {}, [
-        f"skipped    {whose}{role}: of {'/'.join(path)} the weights have {_shape(there)} and the config's {_shape(here)}; "
-        "as the seed draws it"
+        f"skipped    {whose}{role}: of {'/'.join(path)} the weights have {_shape(there)} and the config's "
+        f"{_shape(here)}; as the seed draws it"
     ]
 
 
@@ -221,7 +221,6 @@ def _shape(value: Any) -> str:
 
 def _advice(network: Network) -> str:
     arguments = network.arguments["encoder"]
-    names = ("patch_size", "width", "depth", "registers", "layer_scale", "mlp_ratio", "blocks", "bottleneck")
-    names += ("width_multiplier",)
+    names = ("patch_size", "width", "depth", "registers", "layer_scale", "mlp_ratio", "bottleneck", "width_multiplier")
     values = ", ".join(f"{name}={arguments[name]}" for name in names if name in arguments)
     return f"set in config.models.encoder what it has: {values}."

@@ -36,5 +36,7 @@ def from_state(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Ne
     bare = [name for name in state if "." not in name]
     if bare:
         raise InputError(f"parameter {bare[0]!r} is none of an encoder's or a head's")
-    tree = traverse_util.unflatten_dict({tuple(name.split(".")): np.asarray(a, np.float32) for name, a in state.items()})
+    tree = traverse_util.unflatten_dict(
+        {tuple(name.split(".")): np.asarray(a, np.float32) for name, a in state.items()}
+    )
     return Network({}, tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -36,10 +37,15 @@ class Network(NamedTuple):
 
     arguments: dict[str, dict[str, Any]]
     params: dict[str, Params]
-    twin: dict[str, Params] = {}
+    twin: Mapping[str, Params] = MappingProxyType({})
     averaged: bool = False
     notes: tuple[str, ...] = ()
-    source: dict[str, Any] = {}
+    source: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of the images that it was trained on, or has positions for; None where that is not known."""
+        return self.arguments["encoder"].get("image_size", self.source.get("image_size"))
 
 
 def network_of(encoder: Encoder, *, heads: bool = False, **more: Any) -> Network:
@@ -77,9 +83,9 @@ def encoder_arguments(module: Any) -> dict[str, Any]:
     if isinstance(module, ViT):
         shape = {"width": module.width, "depth": module.depth, "heads": module.heads}
         size = next((name for name, known in SIZES.items() if known == shape), "s")
-        names = ("image_size", "patch_size", "mlp_ratio", "mlp", "registers", "layer_scale", "mask_token")
-        names += ("norm_eps", "position_offset", "position_antialias")
-        rest = {name: getattr(module, name) for name in names}
+        first = ("image_size", "patch_size", "mlp_ratio", "mlp", "registers", "layer_scale", "mask_token")
+        last = ("norm_eps", "position_offset", "position_antialias")
+        rest = {name: getattr(module, name) for name in first + last}
         return {"name": "vit", "size": size, **shape, **rest, "positions": "learned"}
     if isinstance(module, ResNet):
         made = (module.blocks, module.bottleneck)
@@ -104,9 +110,7 @@ def with_image_size(network: Network, size: int) -> Network:
     grid = model.abstract.grid(size, size)
     positions = np.asarray(model(network.params["encoder"], grid, method="positions"))
     params = network.params | {"encoder": network.params["encoder"] | {"position": positions}}
-    return network._replace(
-        arguments=network.arguments | {"encoder": arguments | {"image_size": size}}, params=params
-    )
+    return network._replace(arguments=network.arguments | {"encoder": arguments | {"image_size": size}}, params=params)
 
 
 def check_shapes(network: Network, place: object) -> None:
@@ -162,4 +166,5 @@ def _arrays(params: Params) -> Params:
 
 
 def _head_arguments(model: Pure) -> dict[str, Any]:
-    return {name: value for name, value in build.model_arguments(model).items() if name not in _COMPUTED}
+    arguments = build.model_arguments(model)
+    return {name: arguments[name] for name in sorted(arguments) if name not in _COMPUTED}

@@ -17,6 +17,7 @@ from ssljax.export.network import Network, network_of
 from ssljax.export.source import source_of
 from ssljax.objectives.imported import Imported
 
+
 def network_of_run(
     workdir: Path, at: int | None = None, *, copy: str = "image", heads: bool = False, license: str | None = None
 ) -> Network:
@@ -61,10 +62,12 @@ def write_run(network: Network, workdir: Path, origin: str) -> None:
     """
     check_new(workdir)
     objective = dict(name="imported", origin=origin, averaged=network.averaged, twin=tuple(sorted(network.twin)))
+    objective |= dict(source=json.dumps(dict(network.source)), image_size=network.image_size)
     config = configuration.base()
     config.models = ConfigDict(network.arguments)
-    config.objective = ConfigDict(objective | {"source": json.dumps(network.source)})
+    config.objective = ConfigDict(objective)
     built, plain = build.objective(config), build.plain(config)
+    assert isinstance(built, Imported)
     params, state = built.divide(network.params, network.twin)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params, state, number = jax.device_put((params, state, np.zeros((), np.int32)), here)

@@ -28,6 +28,7 @@ def source_of(workdir: Path, config: ConfigDict, step: int) -> dict[str, Any]:
         "objective": plain["objective"]["name"],
         "step": step,
         "samples": step * plain["batch_size"],
+        "image_size": build.image_size(config),
         "data": {name: value for name, value in data.items() if name in ("name", "data", "video", "dataset", "split")},
         "metrics": _results(workdir, step),
         "config": {name: value for name, value in plain.items() if name not in _RUNNING},

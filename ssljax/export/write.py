@@ -95,7 +95,8 @@ def write_network(
 
 def record_of(network: Network, format: str) -> dict[str, Any]:
     """Return what a file says of its network, for its metadata: JSON values."""
-    record = {"format": format, "arguments": network.arguments, "averaged": network.averaged, "source": network.source}
+    record = {"format": format, "arguments": network.arguments, "averaged": network.averaged}
+    record["source"] = dict(network.source)
     return json.loads(json.dumps(record))
 
 
@@ -111,7 +112,8 @@ def _write_folder(network: Network, format: str, folder: Path, dtype: str) -> No
 def _write_weights(network: Network, format: str, path: Path, dtype: str) -> None:
     module = FORMATS[format].module
     if module is None:
-        onnx_graph.write(network, path, dtype, record_of(network, format))
+        model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
+        onnx_graph.write(model, path)
         return
     files.write(files.cast(module.to_state(network), dtype), path, record_of(network, format))
 

@@ -80,7 +80,7 @@ def combine(params: Params, statistics: Params) -> Params:
 
 
 def separate(model: Pure, params: Params) -> tuple[Params, Params]:
-    """Return parameters and statistics apart, the inverse of `combine`; what is in neither stays with the parameters."""
+    """Return parameters and statistics apart, the inverse of `combine`."""
     statistics = traverse_util.flatten_dict(jax.eval_shape(model.init_statistics))
     flat = traverse_util.flatten_dict(params)
     apart = [{path: leaf for path, leaf in flat.items() if (path in statistics) is kept} for kept in (False, True)]

@@ -1,4 +1,4 @@
-"""No objective: a pretrained network that was read from files, seen as a run's so that evaluations and exports take it."""
+"""No objective: a pretrained network that was read from files, which evaluations and exports take as a run's."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Imported:
         encoder: A ViT or a ResNet.
         origin: The file that it was read from.
         source: What is known of its pretraining, as JSON.
+        image_size: Side in pixels of the images that it was trained on; None where that is not known.
         averaged: Whether the encoder is the moving average of what was trained.
         twin: Roles of which there is another copy: the student's where `averaged`, else the moving average's.
         head: A DINOHead, or None.
@@ -36,6 +37,7 @@ class Imported:
     encoder: Pure
     origin: str = ""
     source: str = "{}"
+    image_size: int | None = None
     averaged: bool = False
     twin: tuple[str, ...] = ()
     head: Pure | None = None
