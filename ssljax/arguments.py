@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssljax.evaluation_arguments import PROTOCOLS
+from ssljax.feature_arguments import add_features
 from ssljax.number_arguments import finite
 from ssljax.show_arguments import PICTURES
 from ssljax.weight_arguments import add_export, add_import
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
     parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _prepare, _export, _import, _evaluate, _show, _report):
+    for add in (_train, _prepare, _export, _import, _evaluate, add_features, _show, _report):
         add(verbs)
     return parser
 

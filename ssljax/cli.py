@@ -121,6 +121,18 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"wrote {path}")
 
 
+def _features(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.extract import extract
+
+    given = {name: value for name, value in vars(options).items() if name != "verb"}
+    done = extract(given.pop("inputs"), given.pop("output"), **given)
+    for sentence in done.damaged:
+        print(f"left out: {sentence}")
+    shapes = ", ".join(f"{name} {[done.rows, *shape]}" for name, shape in done.shapes.items())
+    left_out = f"; {len(done.damaged)} left out" if done.damaged else ""
+    print(f"wrote {options.output}: {shapes}{left_out}")
+
+
 def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax import configuration
     from ssljax.report.sheet import show_views
@@ -174,6 +186,7 @@ VERBS = {
     "export": _export,
     "import": _import,
     "evaluate": _evaluate,
+    "features": _features,
     "show_views": _show_views,
     "show_reconstructions": _show_reconstructions,
     "show_picture": _show_picture,

@@ -7,7 +7,6 @@ them, but holds orbax-checkpoint below 0.11.37, which is older than what checkpo
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-import ssljax
 from ssljax.errors import InputError
 from ssljax.export.network import Network
+from ssljax.export.onnx_builder import Graph, need_onnx
 from ssljax.models.pure import Params, Pure
 from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
 
-OPSET, IR_VERSION = 17, 8
-"""The first opset with LayerNormalization; onnxruntime takes it since 1.12 of 2022."""
 DTYPES = ("float32", "float16")
 MOST_BYTES = 2**31 - 2**24
 """Of weights in the model's own file, which protobuf bounds at 2 GiB; more go to a file beside it."""
@@ -61,7 +58,7 @@ def to_model(
         )
     arguments = dict(network.arguments["encoder"])
     kind, params = arguments.pop("name"), network.params["encoder"]
-    graph = _Graph(half=dtype == "float16")
+    graph = Graph(half=dtype == "float16")
     if kind == "vit":
         model = Pure(functools.partial(vit, **arguments))
         outputs = _vit(graph, model, params, image_size or model.abstract.image_size)
@@ -94,80 +91,7 @@ def write(model: Any, path: Path, *, most: int = MOST_BYTES) -> None:
         raise InputError(f"{path} cannot be written: {error}") from error
 
 
-def need_onnx() -> None:
-    """Raise an InputError that says what to install, where onnx is missing."""
-    if importlib.util.find_spec("onnx") is None:
-        raise InputError("format 'onnx' needs onnx, which is not installed: pip install 'ssljax[onnx]'")
-
-
-class _Graph:
-    """Operators, weights and outputs as they are added; every operator returns its output's name."""
-
-    def __init__(self, *, half: bool) -> None:
-        self.half = half
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
-
-    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        """Add an operator with one output."""
-        return self.split(kind, *inputs, names=[name or f"{kind}_{len(self.nodes)}"], **attributes)[0]
-
-    def split(self, kind: str, *inputs: str, names: Sequence[str], **attributes: Any) -> list[str]:
-        """Add an operator with several outputs."""
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, names, name=f"node_{names[0]}", **attributes))
-        return list(names)
-
-    def weight(self, name: str, array: Any) -> str:
-        """Add a weight: matrices and kernels in half precision if that is wanted, all else in float32."""
-        from onnx import TensorProto, numpy_helper
-
-        array = np.asarray(array, np.float32)
-        if not (self.half and array.ndim > 1):
-            self.weights.append(numpy_helper.from_array(array, name))
-            return name
-        with np.errstate(over="ignore"):
-            halved = array.astype(np.float16)
-        if not np.isfinite(halved).all():
-            raise InputError(f"float16 cannot hold {name}, which has values up to {np.abs(array).max():.3g}")
-        self.weights.append(numpy_helper.from_array(halved, f"{name}.half"))
-        return self.op("Cast", f"{name}.half", name=name, to=TensorProto.FLOAT)
-
-    def whole(self, *numbers: int) -> str:
-        """Add whole numbers [n], as shapes, starts and ends are given."""
-        return self._constant("_".join(["numbers", *map(str, numbers)]), np.asarray(numbers, np.int64))
-
-    def index(self, number: int) -> str:
-        """Add a whole number as a scalar."""
-        return self._constant(f"index_{number}", np.asarray(number, np.int64))
-
-    def number(self, value: float) -> str:
-        """Add a float32 scalar."""
-        return self._constant(f"number_{value:.9g}", np.asarray(value, np.float32))
-
-    def _constant(self, name: str, array: np.ndarray) -> str:
-        """Add what several operators may share, once."""
-        from onnx import numpy_helper
-
-        if all(weight.name != name for weight in self.weights):
-            self.weights.append(numpy_helper.from_array(array, name))
-        return name
-
-    def model(self, outputs: Mapping[str, Sequence[Any]], metadata: Mapping[str, str]) -> Any:
-        """Return the model; each output by the sizes of its axes, the first of them being those of `images`."""
-        from onnx import TensorProto, helper
-
-        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-        graph = helper.make_graph(self.nodes, "encoder", infos[:1], infos[1:], self.weights)
-        opsets = [helper.make_opsetid("", OPSET)]
-        made_by = dict(producer_name="ssljax", producer_version=ssljax.__version__)
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, **made_by)
-        helper.set_model_props(model, dict(metadata))
-        return model
-
-
-def _vit(graph: _Graph, model: Pure, params: Params, size: int) -> dict[str, Sequence[Any]]:
+def _vit(graph: Graph, model: Pure, params: Params, size: int) -> dict[str, Sequence[Any]]:
     """Add a ViT; return its input and outputs with the sizes of their axes."""
     shape = model.abstract
     grid, prefix, p = shape.grid(size, size), 1 + shape.registers, shape.patch_size
@@ -198,7 +122,7 @@ def _vit(graph: _Graph, model: Pure, params: Params, size: int) -> dict[str, Seq
     }
 
 
-def _resnet(graph: _Graph, shape: Any, params: Params) -> dict[str, Sequence[Any]]:
+def _resnet(graph: Graph, shape: Any, params: Params) -> dict[str, Sequence[Any]]:
     """Add a ResNet; return its input and outputs with the sizes of their axes."""
     stride = 2 if shape.stem == "imagenet" else 1
     x = _convolution(graph, "images", "conv", params["conv"], stride)
@@ -216,7 +140,7 @@ def _resnet(graph: _Graph, shape: Any, params: Params) -> dict[str, Sequence[Any
     }
 
 
-def _residual(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> str:
+def _residual(graph: Graph, x: str, name: str, params: Params, shape: Any) -> str:
     """Add a ResNet's block."""
     y = x
     for i in range(1, shape.count + 1):
@@ -230,19 +154,19 @@ def _residual(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> s
     return graph.op("Relu", graph.op("Add", y, x))
 
 
-def _convolution(graph: _Graph, x: str, name: str, params: Params, stride: int) -> str:
+def _convolution(graph: Graph, x: str, name: str, params: Params, stride: int) -> str:
     kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
     half, size = kernel.shape[-1] // 2, list(kernel.shape[2:])
     weight = graph.weight(f"{name}.kernel", kernel)
     return graph.op("Conv", x, weight, kernel_shape=size, strides=[stride] * 2, pads=[half] * 4)
 
 
-def _batch_norm(graph: _Graph, x: str, name: str, params: Params, eps: float) -> str:
+def _batch_norm(graph: Graph, x: str, name: str, params: Params, eps: float) -> str:
     weights = [graph.weight(f"{name}.{part}", params[part]) for part in ("scale", "bias", "mean", "var")]
     return graph.op("BatchNormalization", x, *weights, epsilon=eps)
 
 
-def _block(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> tuple[str, str]:
+def _block(graph: Graph, x: str, name: str, params: Params, shape: Any) -> tuple[str, str]:
     """Add a transformer block; return its output and its attention [b, h, n, n]."""
     y = _norm(graph, x, f"{name}.norm1", params["norm1"], shape.norm_eps)
     y, attention = _attention(graph, y, f"{name}.attention", params["attention"], shape)
@@ -252,7 +176,7 @@ def _block(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> tupl
     return _add(graph, x, y, f"{name}.scale2", params.get("scale2")), attention
 
 
-def _attention(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> tuple[str, str]:
+def _attention(graph: Graph, x: str, name: str, params: Params, shape: Any) -> tuple[str, str]:
     size = shape.width // shape.heads
     qkv = _linear(graph, x, f"{name}.qkv", params["qkv"])
     parts = graph.split("Split", qkv, names=[f"{name}.{letter}" for letter in "qkv"], axis=2)
@@ -265,7 +189,7 @@ def _attention(graph: _Graph, x: str, name: str, params: Params, shape: Any) -> 
     return _linear(graph, out, f"{name}.out", params["out"]), weights
 
 
-def _mlp(graph: _Graph, x: str, name: str, params: Params, *, gated: bool) -> str:
+def _mlp(graph: Graph, x: str, name: str, params: Params, *, gated: bool) -> str:
     x = _linear(graph, x, f"{name}.fc1", params["fc1"])
     if gated:
         gate, x = graph.split("Split", x, names=[f"{name}.gate", f"{name}.value"], axis=2)
@@ -276,30 +200,30 @@ def _mlp(graph: _Graph, x: str, name: str, params: Params, *, gated: bool) -> st
     return _linear(graph, x, f"{name}.fc2", params["fc2"])
 
 
-def _linear(graph: _Graph, x: str, name: str, params: Params) -> str:
+def _linear(graph: Graph, x: str, name: str, params: Params) -> str:
     product = graph.op("MatMul", x, graph.weight(f"{name}.kernel", params["kernel"]))
     return graph.op("Add", product, graph.weight(f"{name}.bias", params["bias"]))
 
 
-def _norm(graph: _Graph, x: str, name: str, params: Params, eps: float) -> str:
+def _norm(graph: Graph, x: str, name: str, params: Params, eps: float) -> str:
     weights = [graph.weight(f"{name}.{part}", params[part]) for part in ("scale", "bias")]
     return graph.op("LayerNormalization", x, *weights, axis=-1, epsilon=eps)
 
 
-def _add(graph: _Graph, x: str, y: str, name: str, scale: Params | None) -> str:
+def _add(graph: Graph, x: str, y: str, name: str, scale: Params | None) -> str:
     """Add a branch, after its LayerScale if there is one."""
     if scale is not None:
         y = graph.op("Mul", y, graph.weight(f"{name}.gamma", scale["gamma"]))
     return graph.op("Add", x, y)
 
 
-def _rows_of_maps(graph: _Graph, x: str, width: int, name: str | None = None) -> str:
+def _rows_of_maps(graph: Graph, x: str, width: int, name: str | None = None) -> str:
     """Add what makes rows [b, n, d] of maps [b, d, h, w]."""
     rows = graph.op("Reshape", x, graph.whole(0, width, -1))
     return graph.op("Transpose", rows, name=name, perm=[0, 2, 1])
 
 
-def _from(graph: _Graph, x: str, start: int, *, axis: int, name: str) -> str:
+def _from(graph: Graph, x: str, start: int, *, axis: int, name: str) -> str:
     """Add a slice from `start` to the end."""
     ends = [graph.whole(number) for number in (start, np.iinfo(np.int64).max, axis)]
     return graph.op("Slice", x, *ends, name=name)
