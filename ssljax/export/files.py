@@ -195,10 +195,24 @@ def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]
             np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
         elif path.suffix == ".safetensors":
             save_file(dict(state), path, metadata={"format": "pt", RECORD: text})
+            _sort_metadata(path)
         else:
             _write_pth(state, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written: {error}") from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a file's metadata in order, which the library writes in a random one: the same weights are the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        new = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(new) > length:
+            raise RuntimeError(f"its header of {length} bytes has become one of {len(new)}")
+        file.seek(8)
+        file.write(new.ljust(length))
 
 
 def _write_pth(state: Mapping[str, np.ndarray], path: Path) -> None:

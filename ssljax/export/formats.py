@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.export import native
+from ssljax.export import huggingface, native, official, resnets, timm
 
 TORCH = (".safetensors", ".pth")
 
@@ -30,6 +30,10 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "dino": Format(official),
+    "timm": Format(timm),
+    "transformers": Format(huggingface, ()),
+    "torchvision": Format(resnets),
     "onnx": Format(None, (".onnx",), "model.onnx"),
     "safetensors": Format(native, (".safetensors",)),
     "npz": Format(native, (".npz",), "model.npz"),

@@ -15,8 +15,8 @@ from ssljax.models.pure import Params
 from ssljax.ops.positions import sincos_positions
 
 LINEARS = {"embed": "decoder_embed", "pixels": "decoder_pred"}
-TOLERANCE = 1e-4
-"""Of fixed positions, which others compute in float64."""
+TOLERANCE = 5e-3
+"""Of fixed positions, which others compute in float64, or keep in bfloat16."""
 
 
 def decoder_to_torch(params: Params, side: int) -> dict[str, np.ndarray]:

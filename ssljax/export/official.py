@@ -29,6 +29,7 @@ SURPLUS = {
     "dino_loss": "The centre of DINO's loss",
     "ibot_patch_loss": "The centre of iBOT's loss",
 }
+STATISTICS = "The running statistics of the {}'s batch norms, which nothing uses: they are left out."
 TWINS = {"teacher": "student", "base_encoder": "momentum_encoder"}
 """The copies that are evaluated, and the other ones."""
 _COPY = re.compile(r"(student|teacher|base_encoder|momentum_encoder)\.(?:module\.)?(.+)")
@@ -117,6 +118,7 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
     if outside:
         arguments, params = moco_names.read_mlp(outside["predictor"], "predictor")
         network.arguments["predictor"], network.params["predictor"] = arguments, params
+        notes += (STATISTICS.format("predictor"),)
     return network._replace(
         twin=twin.params if twin else {},
         averaged=main in ("teacher", "momentum_encoder"),
@@ -139,6 +141,7 @@ def _network(parts: Mapping[str, State], *, moco: bool) -> Network:
     for role in parts.keys() - {"encoder"}:
         reader = _read_head if role in ("head", "patch_head") else moco_names.read_mlp
         arguments[role], params[role] = reader(parts[role], role)
+        notes += (STATISTICS.format(role),) if role in ("projector", "predictor") else ()
     return Network(arguments, params, notes=notes)
 
 

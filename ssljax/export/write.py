@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ssljax.errors import InputError
@@ -11,7 +12,7 @@ from ssljax.export import check as checking
 from ssljax.export import files, onnx_graph
 from ssljax.export.card import card
 from ssljax.export.formats import FORMATS, Format
-from ssljax.export.network import Network, network_of, with_image_size
+from ssljax.export.network import Network, check_shapes, network_of, with_image_size
 from ssljax.objectives.base import Encoder
 
 TOLERANCE = 1e-4
@@ -115,7 +116,34 @@ def _write_weights(network: Network, format: str, path: Path, dtype: str) -> Non
         model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
         onnx_graph.write(model, path)
         return
-    files.write(files.cast(module.to_state(network), dtype), path, record_of(network, format))
+    state = module.to_state(network)
+    written = _as_written(network, module.from_state(state, _config(module, network)), path)
+    files.write(files.cast(state, dtype), path, record_of(written, format))
+
+
+def _config(module: ModuleType, network: Network) -> dict[str, Any]:
+    return module.config_files(network).get("config.json", {})
+
+
+def _as_written(network: Network, read: Network, path: Path) -> Network:
+    """Return the network with the arguments of what a format made of it, which may lack a token or have it added.
+
+    Args:
+        network: What was to be written.
+        read: What is read back.
+        path: For the error.
+
+    Raises:
+        InputError: What is read back is no whole network: nothing may be written that cannot be read.
+    """
+    own, found = network.arguments["encoder"], read.arguments.get("encoder", {})
+    if "mask_token" in found:
+        own = own | {"mask_token": found["mask_token"]}
+        if (own["layer_scale"] is None) != (found["layer_scale"] is None):
+            own = own | {"layer_scale": found["layer_scale"]}
+    written = network._replace(arguments=network.arguments | {"encoder": own})
+    check_shapes(read._replace(arguments=written.arguments), path)
+    return written
 
 
 def _check_place(format: str, chosen: Format, output: Path) -> None:

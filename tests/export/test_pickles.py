@@ -111,7 +111,7 @@ def test_contents_that_are_none(tmp_path):
 
 
 def test_torch_missing_or_unsafe(tmp_path, monkeypatch):
-    with (
+    with (  # noqa: PT012  the patch must not outlive it
         monkeypatch.context() as patch,
         pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu does not read pickles safely"),
     ):
