@@ -50,7 +50,7 @@ def network(seed=0, **arguments):
 
     def draw(path, leaf):
         values = random.normal(scale=0.1, size=leaf.shape).astype(np.float32)
-        return np.abs(values) + np.float32(0.5) if path[-1].key in ("var", "gain") else values
+        return np.abs(values) + np.float32(0.5) if path[-1].key in ("scale", "gamma", "gain", "var") else values
 
     params = {role: jax.tree_util.tree_map_with_path(draw, shapes(some)) for role, some in arguments.items()}
     return Network({role: dict(some) for role, some in arguments.items()}, params)

@@ -1,5 +1,7 @@
 """The released names of DINO, DoRA, DINOv2, MAE and MoCo v3: there and back, and the names of their own code."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from released import (
@@ -11,12 +13,13 @@ from released import (
     assert_same_bytes,
     assert_same_params,
     listed,
+    model,
     network,
     shapes,
 )
 
 from ssljax.errors import InputError
-from ssljax.export import mae_names, official
+from ssljax.export import mae_names, official, torch_vit
 from ssljax.export.network import Network
 from ssljax.ops.positions import sincos_positions
 
@@ -264,3 +267,23 @@ def test_bad_states_are_told():
     other = prefixed("student", official.to_state(network(encoder=VIT | {"depth": 1}))) | prefixed("teacher", dino)
     with pytest.raises(InputError, match="networks of different shapes"):
         official.from_state(other, {})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("encoder", "interpolation"),
+    [(VIT, dict(offset=0.1)), (REGISTERS, dict(antialias=True)), (VIT | dict(patch_size=16), dict(offset=0.1))],
+)
+@pytest.mark.parametrize("patches", [1.0, 1.5, 0.75])
+def test_features_equal_torchs_with_the_released_interpolation(encoder, interpolation, patches):
+    """DINO and DINOv2 shift the grid by a tenth of a patch; DINOv2's models with registers antialias instead."""
+    torch = pytest.importorskip("torch")
+    size = int(128 * patches)
+    state = official.to_state(network(encoder=encoder | dict(image_size=128)))
+    back = official.from_state(state, {})
+    images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    theirs = torch_vit.features(tensors, images, heads=1, **interpolation)
+    with jax.default_matmul_precision("highest"):
+        ours = model(back.arguments["encoder"])(jax.tree.map(jnp.asarray, back.params["encoder"]), jnp.asarray(images))
+    np.testing.assert_allclose(np.concatenate([ours.cls[:, None], ours.patches], axis=1), theirs, atol=1e-5)
