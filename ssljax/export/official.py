@@ -188,7 +188,7 @@ def _read_encoder(state: State, *, moco: bool, fixed: bool) -> tuple[dict[str, A
         fixed = True
         note = ("The positions are fixed sines and cosines: they are interpolated to other sizes as MAE does it.",)
     registers = "register_tokens" in state
-    heads = 12 if moco and positions.shape[-1] == 384 else None  # not 6, unlike every other ViT-S
+    heads = 12 if moco and positions.shape[-1:] == (384,) else None  # not 6, unlike every other ViT-S
     offset = 0.0 if moco or fixed or registers else 0.1
     arguments, params, notes = read_vit(state, heads=heads, offset=offset, antialias=registers)
     if heads:
