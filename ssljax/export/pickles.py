@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.export.write import need_torch
+from ssljax.export.files import need_torch
 
 _DEPTH = 16
 _SAFE = (2, 6)  # before it, weights_only could be got around (CVE-2025-32434)
