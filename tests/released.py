@@ -38,9 +38,11 @@ def model(arguments):
 
 
 def shapes(arguments):
-    """Return a part's arrays without their memory: each is one zero, broadcast."""
+    """Return a part's arrays without their memory: each is one zero, broadcast; an encoder's statistics are there."""
     net = model(arguments)
-    tree = jax.eval_shape(lambda: combine(net.init(jax.random.key(0)), net.init_statistics()))
+    tree = jax.eval_shape(net.init, jax.random.key(0))
+    if arguments["name"] == "resnet":
+        tree = combine(tree, jax.eval_shape(net.init_statistics))
     return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
 
 

@@ -16,8 +16,8 @@ from ssljax.models.pure import Params
 def mlp_to_torch(arguments: Mapping[str, Any], params: Params) -> dict[str, np.ndarray]:
     """Return a BatchNormMLP as a state dict of an `nn.Sequential`: linear layers, each with its norm and ReLU.
 
-    The running statistics of projectors and predictors, which no objective here keeps as nothing ever uses them, are
-    written as PyTorch starts them where they are missing.
+    The running statistics of projectors and predictors are kept by no objective here, as nothing ever uses them: where
+    they are missing they are written as PyTorch starts them.
     """
     layers = sum(name.startswith("fc") for name in params)
     state: dict[str, np.ndarray] = {}
@@ -35,8 +35,8 @@ def mlp_to_torch(arguments: Mapping[str, Any], params: Params) -> dict[str, np.n
     return state
 
 
-def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any], Params]:
-    """Return the arguments and parameters, statistics among them, of a BatchNormMLP.
+def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any], Params, tuple[str, ...]]:
+    """Return the arguments and parameters of a BatchNormMLP, and what was left out: its statistics.
 
     Args:
         state: The `nn.Sequential`'s, by the numbers of its layers.
@@ -68,4 +68,9 @@ def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any]
     width, hidden = params["fc1"]["kernel"].shape
     outputs = params[f"fc{layers}"]["kernel"].shape[1]
     arguments = {"name": "batch_norm_mlp", "width": width, "hidden": hidden, "outputs": outputs, "layers": layers}
-    return arguments | {"last_norm": last_norm}, params
+    learned = {
+        name: {kind: array for kind, array in layer.items() if kind not in ("mean", "var")}
+        for name, layer in params.items()
+    }
+    note = f"The running statistics of the {part}: only training uses it, with each batch's own."
+    return arguments | {"last_norm": last_norm}, {name: layer for name, layer in learned.items() if layer}, (note,)

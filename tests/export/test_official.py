@@ -20,7 +20,7 @@ from released import (
 
 from ssljax.errors import InputError
 from ssljax.export import mae_names, official, torch_vit
-from ssljax.export.network import Network
+from ssljax.export.network import Network, check_shapes
 from ssljax.ops.positions import sincos_positions
 
 REGISTERS = VIT | dict(registers=4, layer_scale=1e-5, mask_token=True, position_offset=0.0, position_antialias=True)
@@ -57,6 +57,7 @@ def test_there_and_back(name):
     back = official.from_state(state, {})
     assert back.arguments == ours.arguments
     assert_same_params(back.params, ours.params)
+    check_shapes(back, "the file")
     assert (back.twin, back.averaged) == ({}, False)
     assert_same_bytes(official.to_state(back), state)
 
@@ -117,6 +118,7 @@ def test_dinos_training_checkpoint():
     assert back.averaged and back.arguments == teacher.arguments
     assert_same_params(back.params, teacher.params)
     assert_same_params(back.twin, student.params)
+    check_shapes(back, "the file")
     for word in ("(optimizer)", "(dino_loss)", "(fp16_scaler)", "1 are assumed"):
         assert sum(word in note for note in back.notes) == 1, back.notes
     alone = official.from_state({name: array for name, array in state.items() if "student" not in name}, {})
@@ -135,6 +137,7 @@ def test_dinov2s_training_checkpoint_has_its_blocks_in_chunks():
     back = official.from_state(state, {})
     assert_same_params(back.params, teacher.params)
     assert_same_params(back.twin, student.params)
+    check_shapes(back, "the file")
     assert back.arguments == teacher.arguments and back.averaged
 
 
@@ -190,6 +193,7 @@ def test_mocos_training_checkpoint(encoder):
     assert not back.averaged and back.arguments == ours.arguments
     assert_same_params(back.params, ours.params)
     assert_same_params(back.twin, average.params)
+    check_shapes(back, "the file")
 
 
 def test_mocos_vit_small_has_twelve_heads():
@@ -201,16 +205,14 @@ def test_mocos_vit_small_has_twelve_heads():
     assert back.arguments["encoder"]["heads"] == 6
 
 
-def test_statistics_that_no_run_keeps_are_pytorchs_first():
+def test_statistics_of_projectors_are_pytorchs_first_and_not_read():
     ours = network(encoder=SIZE_BASED, projector=MLP)
-    projector = {
-        name: {kind: array for kind, array in layer.items() if kind not in ("mean", "var")}
-        for name, layer in ours.params["projector"].items()
-    }
-    state = official.to_state(ours._replace(params=ours.params | {"projector": projector}))
+    state = official.to_state(ours)
     np.testing.assert_array_equal(state["base_encoder.head.7.running_mean"], np.zeros(8))
     np.testing.assert_array_equal(state["base_encoder.head.1.running_var"], np.ones(16))
-    assert state.keys() == official.to_state(ours).keys()
+    back = official.from_state(state | {"base_encoder.head.1.running_mean": np.full(16, 3.0)}, {})
+    assert_same_params(back.params, ours.params)
+    assert any("running statistics of the projector" in note for note in back.notes)
 
 
 def test_classifiers_are_noted_and_buffers_are_read():
