@@ -38,9 +38,11 @@ def model(arguments):
 
 
 def shapes(arguments):
-    """Return a part's arrays without their memory: each is one zero, broadcast."""
+    """Return a part's arrays without their memory: each is one zero, broadcast; an encoder's statistics are there."""
     net = model(arguments)
-    tree = jax.eval_shape(lambda: combine(net.init(jax.random.key(0)), net.init_statistics()))
+    tree = jax.eval_shape(net.init, jax.random.key(0))
+    if arguments["name"] == "resnet":
+        tree = combine(tree, jax.eval_shape(net.init_statistics))
     return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
 
 
@@ -50,7 +52,7 @@ def network(seed=0, **arguments):
 
     def draw(path, leaf):
         values = random.normal(scale=0.1, size=leaf.shape).astype(np.float32)
-        return np.abs(values) + np.float32(0.5) if path[-1].key in ("var", "gain") else values
+        return np.abs(values) + np.float32(0.5) if path[-1].key in ("scale", "gamma", "gain", "var") else values
 
     params = {role: jax.tree_util.tree_map_with_path(draw, shapes(some)) for role, some in arguments.items()}
     return Network({role: dict(some) for role, some in arguments.items()}, params)

@@ -48,7 +48,7 @@ def read_decoder(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Param
     for ours, theirs in LINEARS.items():
         kernel, bias = _take(left, f"{theirs}.weight", 2), _take(left, f"{theirs}.bias", 1)
         params[ours] = {"kernel": np.ascontiguousarray(kernel.T), "bias": bias}
-    params["mask"] = _take(left, "mask_token", 3)[0, 0]
+    params["mask"] = _take(left, "mask_token", 3).reshape(-1)
     _check_positions(_take(left, "decoder_pos_embed", 3))
     if unknown := sorted(name for name in left if not name.startswith(("decoder_blocks.", "decoder_norm."))):
         raise InputError(f"parameter {unknown[0]!r} is none of an MAE decoder's")

@@ -16,8 +16,8 @@ from ssljax.models.pure import Params
 def mlp_to_torch(arguments: Mapping[str, Any], params: Params) -> dict[str, np.ndarray]:
     """Return a BatchNormMLP as a state dict of an `nn.Sequential`: linear layers, each with its norm and ReLU.
 
-    The running statistics of projectors and predictors, which no objective here keeps as nothing ever uses them, are
-    written as PyTorch starts them.
+    The running statistics of projectors and predictors are kept by no objective here, as nothing ever uses them: where
+    they are missing they are written as PyTorch starts them.
     """
     layers = sum(name.startswith("fc") for name in params)
     state: dict[str, np.ndarray] = {}
@@ -28,15 +28,15 @@ def mlp_to_torch(arguments: Mapping[str, Any], params: Params) -> dict[str, np.n
             continue
         outputs = kernel.shape[1]
         norm = {"mean": np.zeros(outputs, np.float32), "var": np.ones(outputs, np.float32)}
-        norm |= params.get(f"norm{i + 1}", {})  # scale and bias, of all but the last
+        norm |= params.get(f"norm{i + 1}", {})
         arrays = {theirs: np.asarray(norm[ours], np.float32) for ours, theirs in NORM.items() if ours in norm}
         arrays[COUNT] = np.zeros((), np.int64)
         state |= {f"{3 * i + 1}.{name}": array for name, array in arrays.items()}
     return state
 
 
-def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any], Params]:
-    """Return the arguments and parameters of a BatchNormMLP; its running statistics, which nothing uses, are left out.
+def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any], Params, tuple[str, ...]]:
+    """Return the arguments and parameters of a BatchNormMLP, and what was left out: its statistics.
 
     Args:
         state: The `nn.Sequential`'s, by the numbers of its layers.
@@ -65,11 +65,12 @@ def read_mlp(state: Mapping[str, np.ndarray], part: str) -> tuple[dict[str, Any]
             raise InputError(f"the {part} is none of MoCo v3's: layers {3 * i - 3} and {3 * i - 2} of it are not")
     if not layers or f"fc{layers}" not in params:
         raise InputError(f"the {part} is none of MoCo v3's: a linear layer of it is missing")
-    for name in [name for name in params if name.startswith("norm")]:
-        params[name] = {leaf: array for leaf, array in params[name].items() if leaf in ("scale", "bias")}
-        if not params[name]:
-            del params[name]  # the last norm, which has nothing to learn
     width, hidden = params["fc1"]["kernel"].shape
     outputs = params[f"fc{layers}"]["kernel"].shape[1]
     arguments = {"name": "batch_norm_mlp", "width": width, "hidden": hidden, "outputs": outputs, "layers": layers}
-    return arguments | {"last_norm": last_norm}, params
+    learned = {
+        name: {kind: array for kind, array in layer.items() if kind not in ("mean", "var")}
+        for name, layer in params.items()
+    }
+    note = f"The running statistics of the {part}: only training uses it, with each batch's own."
+    return arguments | {"last_norm": last_norm}, {name: layer for name, layer in learned.items() if layer}, (note,)

@@ -29,7 +29,6 @@ SURPLUS = {
     "dino_loss": "The centre of DINO's loss",
     "ibot_patch_loss": "The centre of iBOT's loss",
 }
-STATISTICS = "The running statistics of the {}'s batch norms, which nothing uses: they are left out."
 TWINS = {"teacher": "student", "base_encoder": "momentum_encoder"}
 """The copies that are evaluated, and the other ones."""
 _COPY = re.compile(r"(student|teacher|base_encoder|momentum_encoder)\.(?:module\.)?(.+)")
@@ -116,9 +115,9 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
     if twin and any(network.arguments.get(role) != arguments for role, arguments in twin.arguments.items()):
         raise InputError(f"{main!r} and {TWINS[main]!r} of the file are networks of different shapes")
     if outside:
-        arguments, params = moco_names.read_mlp(outside["predictor"], "predictor")
+        arguments, params, more = moco_names.read_mlp(outside["predictor"], "predictor")
         network.arguments["predictor"], network.params["predictor"] = arguments, params
-        notes += (STATISTICS.format("predictor"),)
+        notes += more
     return network._replace(
         twin=twin.params if twin else {},
         averaged=main in ("teacher", "momentum_encoder"),
@@ -138,10 +137,10 @@ def _network(parts: Mapping[str, State], *, moco: bool) -> Network:
     if decoder:
         arguments["decoder"], params["decoder"], more = mae_names.read_decoder(decoder)
         notes += more
-    for role in parts.keys() - {"encoder"}:
+    for role in sorted(parts.keys() - {"encoder"}):
         reader = _read_head if role in ("head", "patch_head") else moco_names.read_mlp
-        arguments[role], params[role] = reader(parts[role], role)
-        notes += (STATISTICS.format(role),) if role in ("projector", "predictor") else ()
+        arguments[role], params[role], more = reader(parts[role], role)
+        notes += more
     return Network(arguments, params, notes=notes)
 
 
@@ -191,7 +190,7 @@ def _read_encoder(state: State, *, moco: bool, fixed: bool) -> tuple[dict[str, A
         fixed = True
         note = ("The positions are fixed sines and cosines: they are interpolated to other sizes as MAE does it.",)
     registers = "register_tokens" in state
-    heads = 12 if moco and positions.shape[-1] == 384 else None  # not 6, unlike every other ViT-S
+    heads = 12 if moco and positions.shape[-1:] == (384,) else None  # not 6, unlike every other ViT-S
     offset = 0.0 if moco or fixed or registers else 0.1
     arguments, params, notes = read_vit(state, heads=heads, offset=offset, antialias=registers)
     if heads:
@@ -199,7 +198,7 @@ def _read_encoder(state: State, *, moco: bool, fixed: bool) -> tuple[dict[str, A
     return arguments, params, notes + note
 
 
-def _read_head(state: State, part: str) -> tuple[dict[str, Any], Params]:
+def _read_head(state: State, part: str) -> tuple[dict[str, Any], Params, tuple[str, ...]]:
     """Return the arguments and parameters of a DINOHead."""
     for name in ("last_layer.weight_g", "last_layer.weight_v"):
         if name not in state or np.ndim(state[name]) != 2:
@@ -221,7 +220,7 @@ def _read_head(state: State, part: str) -> tuple[dict[str, Any], Params]:
         "layers": layers,
         "norm_last_layer": not free,
     }
-    return arguments | ({"hidden": params["fc1"]["kernel"].shape[1]} if layers > 1 else {}), params
+    return arguments | ({"hidden": params["fc1"]["kernel"].shape[1]} if layers > 1 else {}), params, ()
 
 
 def _encoder_to_torch(arguments: Mapping[str, Any], params: Params) -> dict[str, np.ndarray]:

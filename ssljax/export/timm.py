@@ -98,6 +98,8 @@ def _unfold(state: dict[str, np.ndarray], patches_alone: bool | None) -> list[st
         positions = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
         notes.append(FOLDED)
     elif count:
+        if rows <= count or positions.shape[2] != registers.shape[2]:
+            raise InputError(f"pos_embed has shape {list(positions.shape)}, and reg_token {list(registers.shape)}")
         registers = registers + positions[:, 1 : 1 + count]
         positions = np.concatenate([positions[:, :1], positions[:, 1 + count :]], axis=1)
         notes.append("The positions of the registers: they are added to the registers here.")

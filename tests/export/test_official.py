@@ -1,5 +1,7 @@
 """The released names of DINO, DoRA, DINOv2, MAE and MoCo v3: there and back, and the names of their own code."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from released import (
@@ -11,13 +13,14 @@ from released import (
     assert_same_bytes,
     assert_same_params,
     listed,
+    model,
     network,
     shapes,
 )
 
 from ssljax.errors import InputError
-from ssljax.export import mae_names, official
-from ssljax.export.network import Network
+from ssljax.export import mae_names, official, torch_vit
+from ssljax.export.network import Network, check_shapes
 from ssljax.ops.positions import sincos_positions
 
 REGISTERS = VIT | dict(registers=4, layer_scale=1e-5, mask_token=True, position_offset=0.0, position_antialias=True)
@@ -54,6 +57,7 @@ def test_there_and_back(name):
     back = official.from_state(state, {})
     assert back.arguments == ours.arguments
     assert_same_params(back.params, ours.params)
+    check_shapes(back, "the file")
     assert (back.twin, back.averaged) == ({}, False)
     assert_same_bytes(official.to_state(back), state)
 
@@ -114,6 +118,7 @@ def test_dinos_training_checkpoint():
     assert back.averaged and back.arguments == teacher.arguments
     assert_same_params(back.params, teacher.params)
     assert_same_params(back.twin, student.params)
+    check_shapes(back, "the file")
     for word in ("(optimizer)", "(dino_loss)", "(fp16_scaler)", "1 are assumed"):
         assert sum(word in note for note in back.notes) == 1, back.notes
     alone = official.from_state({name: array for name, array in state.items() if "student" not in name}, {})
@@ -132,6 +137,7 @@ def test_dinov2s_training_checkpoint_has_its_blocks_in_chunks():
     back = official.from_state(state, {})
     assert_same_params(back.params, teacher.params)
     assert_same_params(back.twin, student.params)
+    check_shapes(back, "the file")
     assert back.arguments == teacher.arguments and back.averaged
 
 
@@ -187,6 +193,7 @@ def test_mocos_training_checkpoint(encoder):
     assert not back.averaged and back.arguments == ours.arguments
     assert_same_params(back.params, ours.params)
     assert_same_params(back.twin, average.params)
+    check_shapes(back, "the file")
 
 
 def test_mocos_vit_small_has_twelve_heads():
@@ -198,16 +205,14 @@ def test_mocos_vit_small_has_twelve_heads():
     assert back.arguments["encoder"]["heads"] == 6
 
 
-def test_statistics_that_no_run_keeps_are_pytorchs_first():
+def test_statistics_of_projectors_are_pytorchs_first_and_not_read():
     ours = network(encoder=SIZE_BASED, projector=MLP)
-    projector = {
-        name: {kind: array for kind, array in layer.items() if kind not in ("mean", "var")}
-        for name, layer in ours.params["projector"].items()
-    }
-    state = official.to_state(ours._replace(params=ours.params | {"projector": projector}))
+    state = official.to_state(ours)
     np.testing.assert_array_equal(state["base_encoder.head.7.running_mean"], np.zeros(8))
     np.testing.assert_array_equal(state["base_encoder.head.1.running_var"], np.ones(16))
-    assert state.keys() == official.to_state(ours).keys()
+    back = official.from_state(state | {"base_encoder.head.1.running_mean": np.full(16, 3.0)}, {})
+    assert_same_params(back.params, ours.params)
+    assert any("running statistics of the projector" in note for note in back.notes)
 
 
 def test_classifiers_are_noted_and_buffers_are_read():
@@ -264,3 +269,23 @@ def test_bad_states_are_told():
     other = prefixed("student", official.to_state(network(encoder=VIT | {"depth": 1}))) | prefixed("teacher", dino)
     with pytest.raises(InputError, match="networks of different shapes"):
         official.from_state(other, {})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("encoder", "interpolation"),
+    [(VIT, dict(offset=0.1)), (REGISTERS, dict(antialias=True)), (VIT | dict(patch_size=16), dict(offset=0.1))],
+)
+@pytest.mark.parametrize("patches", [1.0, 1.5, 0.75])
+def test_features_equal_torchs_with_the_released_interpolation(encoder, interpolation, patches):
+    """DINO and DINOv2 shift the grid by a tenth of a patch; DINOv2's models with registers antialias instead."""
+    torch = pytest.importorskip("torch")
+    size = int(128 * patches)
+    state = official.to_state(network(encoder=encoder | dict(image_size=128)))
+    back = official.from_state(state, {})
+    images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    theirs = torch_vit.features(tensors, images, heads=1, **interpolation)
+    with jax.default_matmul_precision("highest"):
+        ours = model(back.arguments["encoder"])(jax.tree.map(jnp.asarray, back.params["encoder"]), jnp.asarray(images))
+    np.testing.assert_allclose(np.concatenate([ours.cls[:, None], ours.patches], axis=1), theirs, atol=1e-5)

@@ -111,12 +111,10 @@ def test_contents_that_are_none(tmp_path):
 
 
 def test_torch_missing_or_unsafe(tmp_path, monkeypatch):
-    with (  # noqa: PT012  the patch must not outlive it
-        monkeypatch.context() as patch,
-        pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu does not read pickles safely"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "2.5.1+cpu")
-        pickles.read_pth(tmp_path / "weights.pth")
+        with pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu does not read pickles safely"):
+            pickles.read_pth(tmp_path / "weights.pth")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"\.pth needs PyTorch, which is not installed"):
         pickles.read_pth(tmp_path / "weights.pth")

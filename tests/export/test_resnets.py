@@ -7,7 +7,7 @@ from released import MLP, RESNET, VIT, assert_same_bytes, assert_same_params, li
 
 from ssljax.errors import InputError
 from ssljax.export import resnets
-from ssljax.export.network import Network
+from ssljax.export.network import Network, check_shapes
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
@@ -19,6 +19,7 @@ def test_there_and_back(bottleneck):
     assert all(array.flags["C_CONTIGUOUS"] for array in state.values())
     back = resnets.from_state(state, {})
     assert back.arguments["encoder"] == arguments
+    check_shapes(back, "the file")
     assert_same_params(back.params["encoder"], ours.params["encoder"])
     assert_same_bytes(resnets.to_state(back), state)
     assert [note.split()[0] for note in back.notes] == ["num_batches_tracked"]

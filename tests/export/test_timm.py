@@ -8,7 +8,7 @@ from released import DECODER, RESNET, VIT, assert_same_bytes, assert_same_params
 
 from ssljax.errors import InputError
 from ssljax.export import timm
-from ssljax.export.network import Network
+from ssljax.export.network import Network, check_shapes
 
 ANTIALIASED = VIT | dict(position_offset=0.0, position_antialias=True)
 DINOV2 = ANTIALIASED | dict(registers=4, layer_scale=1e-5)
@@ -34,6 +34,7 @@ def test_there_and_back(arguments):
     assert timm.recognises(state)
     back = timm.from_state(state, config(ours))
     assert back.arguments["encoder"] == arguments
+    check_shapes(back, "the file")
     assert_same_params(back.params["encoder"], ours.params["encoder"])
     assert_same_bytes(timm.to_state(back), state)
     assert config(back) == config(ours)

@@ -1,14 +1,17 @@
 """The ResNet against transformers' (long), its batch norm against NumPy, meshes against one device."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from ssljax import mesh
 from ssljax.errors import InputError
+from ssljax.export import resnets
 from ssljax.models.norm import BatchNorm
 from ssljax.models.pure import Pure, combine
 from ssljax.models.resnet import DEPTHS, resnet
@@ -144,25 +147,29 @@ def test_bad_values_are_told(options, message):
         Pure(functools.partial(resnet, **options)).abstract  # noqa: B018
 
 
-def from_torch(state, prefix, convolution, norm):
-    """Return one convolution and its batch norm of transformers by our names: parameters, and statistics."""
-    kernel = {"kernel": state[f"{prefix}.convolution.weight"].numpy().transpose(2, 3, 1, 0)}
-    at = f"{prefix}.normalization"
-    params = {convolution: kernel, norm: {"scale": state[f"{at}.weight"].numpy(), "bias": state[f"{at}.bias"].numpy()}}
-    return params, {norm: {"mean": state[f"{at}.running_mean"].numpy(), "var": state[f"{at}.running_var"].numpy()}}
+TORCHVISION = {
+    r"embedder\.embedder\.convolution": "conv1",
+    r"embedder\.embedder\.normalization": "bn1",
+    r"encoder\.stages\.(\d+)\.layers\.": lambda match: f"layer{int(match[1]) + 1}.",
+    r"layer\.(\d+)\.convolution": lambda match: f"conv{int(match[1]) + 1}",
+    r"layer\.(\d+)\.normalization": lambda match: f"bn{int(match[1]) + 1}",
+    r"shortcut\.convolution": "downsample.0",
+    r"shortcut\.normalization": "downsample.1",
+}
+"""transformers' names as torchvision's."""
 
 
 def resnet_from_torch(state):
-    """Return parameters and statistics of transformers' ResNet."""
-    params, statistics = from_torch(state, "embedder.embedder", "conv", "norm")
-    for name in (name for name in state if name.endswith("convolution.weight") and name.startswith("encoder")):
-        _, _, stage, _, i, part, *layer = name.split(".")
-        layer = layer[0] if part == "layer" else None
-        ours = ("shortcut", "shortcut_norm") if layer is None else (f"conv{int(layer) + 1}", f"norm{int(layer) + 1}")
-        read = from_torch(state, name.removesuffix(".convolution.weight"), *ours)
-        for tree, value in zip((params, statistics), read, strict=True):
-            tree.setdefault(f"layer{int(stage) + 1}_{i}", {}).update(value)
-    return params, statistics
+    """Return parameters and statistics of transformers' ResNet, which thereby tests what reads torchvision's names."""
+    renamed = {}
+    for name, value in state.items():
+        for old, new in TORCHVISION.items():
+            name = re.sub(old, new, name)
+        renamed[name] = value.numpy()
+    flat = traverse_util.flatten_dict(resnets.from_state(renamed, {}).params["encoder"])
+    kept = {path: leaf for path, leaf in flat.items() if path[-1] in ("mean", "var")}
+    params = {path: leaf for path, leaf in flat.items() if path not in kept}
+    return traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(kept)
 
 
 @pytest.mark.long
@@ -189,19 +196,21 @@ def test_equals_transformers_in_both_modes(depth):
     x = np.random.default_rng(0).normal(size=(8, 64, 64, 3)).astype(np.float32)
     pixels = torch.from_numpy(x.transpose(0, 3, 1, 2))
 
-    def check(ours, theirs):
+    def check(ours, theirs, tolerance):
         theirs = theirs.numpy()
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
+    # In training mode the statistics of few values make float32 itself, here and in PyTorch, 1e-4 wrong at depth 50.
+    theirs, pixels = theirs.double(), pixels.double()
     with torch.no_grad():
         expected = theirs.eval()(pixels)
         output = jax.jit(net.__call__)(combine(params, kept), x)
-        check(output.features, expected.pooler_output.flatten(1))
-        check(output.patches, expected.last_hidden_state.flatten(2).transpose(1, 2))
+        check(output.features, expected.pooler_output.flatten(1), 1e-5)
+        check(output.patches, expected.last_hidden_state.flatten(2).transpose(1, 2), 1e-5)
         expected = theirs.train()(pixels)
         output, statistics = jax.jit(net.train)(params, x)
-        check(output.features, expected.pooler_output.flatten(1))
+        check(output.features, expected.pooler_output.flatten(1), 3e-4)
         _, after = resnet_from_torch(theirs.state_dict())  # PyTorch moved the running statistics by a tenth
         moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, kept, statistics)
     for ours, wanted in zip(jax.tree.leaves(moved), jax.tree.leaves(after), strict=True):
-        check(ours, torch.from_numpy(wanted))
+        check(ours, torch.from_numpy(wanted), 1e-4)
