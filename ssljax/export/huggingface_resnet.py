@@ -96,7 +96,7 @@ def from_state(state: Mapping[str, np.ndarray], prefix: str, config: Mapping[str
         "stem": "imagenet",
     }
     notes = []
-    if bottleneck and "downsample_in_bottleneck" not in config:
+    if bottleneck and not config:
         notes.append("Strides are assumed to be in the 3x3 convolutions (ResNet v1.5), which the file does not say.")
     return Network({"encoder": arguments}, {"encoder": params}, notes=tuple(notes))
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hub_networks import TINY, VITS, mae_network, resnet_network, vit_network
 from PIL import Image
 
 from ssljax.data.images import evaluation_view
 from ssljax.errors import InputError
 from ssljax.export.huggingface import config_files, from_state, recognises, to_state
 from ssljax.export.network import Network
-from hub_networks import TINY, VITS, mae_network, resnet_network, vit_network
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "transformers_names.json").read_text())
 
