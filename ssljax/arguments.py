@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssljax.evaluation_arguments import PROTOCOLS
+from ssljax.feature_arguments import add_features
 from ssljax.number_arguments import finite
 from ssljax.show_arguments import PICTURES
+from ssljax.weight_arguments import add_export, add_import
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
     parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _prepare, _export, _evaluate, _show, _report):
+    for add in (_train, _prepare, _export, _import, _evaluate, add_features, _show, _report):
         add(verbs)
     return parser
 
@@ -48,14 +50,17 @@ def _prepare(verbs: Any) -> None:
 
 
 def _export(verbs: Any) -> None:
-    export = verbs.add_parser("export", help="write a run's encoder for PyTorch", allow_abbrev=False)
+    export = verbs.add_parser("export", help="write a run's encoder for other libraries", allow_abbrev=False)
     _add_run(export)
-    export.add_argument("--format", default="dino", choices=["dino"], help="whose parameter names")
-    export.add_argument(
-        "--output", type=Path, required=True, help="FILE.safetensors, or FILE.pth where torch is installed"
-    )
-    export.add_argument("--check", action="store_true", help="reload in PyTorch and print the largest difference")
+    add_export(export)
     export.set_defaults(verb="export")
+
+
+def _import(verbs: Any) -> None:
+    description = "make a run's folder of pretrained weights, to evaluate, show, export or start from"
+    parser = verbs.add_parser("import", help=description, description=description, allow_abbrev=False)
+    add_import(parser)
+    parser.set_defaults(verb="import")
 
 
 def _evaluate(verbs: Any) -> None:
@@ -66,7 +71,9 @@ def _evaluate(verbs: Any) -> None:
         subject = protocol.add_argument_group("what is evaluated")
         subject.add_argument("--workdir", type=Path, help="folder of a run")
         subject.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
-        subject.add_argument("--weights", type=Path, metavar="FILE", help="instead of a run, a file of ssljax export")
+        subject.add_argument(
+            "--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights"
+        )
         subject.add_argument("--baselines", action="store_true", help="also at random initialisation, and bare pixels")
         subject.add_argument(
             "--output", type=Path, metavar="FILE.json", help="results (default: evaluate/PROTOCOL.json in the folder)"
@@ -98,7 +105,9 @@ def _show(verbs: Any) -> None:
         picture = pictures.add_parser(name, help=description, description=description, allow_abbrev=False)
         picture.add_argument("--workdir", type=Path, help="folder of a run")
         picture.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
-        picture.add_argument("--weights", type=Path, metavar="FILE", help="instead of a run, a file of ssljax export")
+        picture.add_argument(
+            "--weights", type=Path, metavar="PLACE", help="instead of a run, a file or folder of weights"
+        )
         add(picture)
         picture.set_defaults(verb="show_picture")
 

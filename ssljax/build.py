@@ -46,13 +46,22 @@ from ssljax.objectives.base import Encoder, Objective
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dinov2 import DINOv2
 from ssljax.objectives.dora import DoRA
+from ssljax.objectives.imported import Imported
 from ssljax.objectives.mae import MAE
 from ssljax.objectives.mocov3 import MoCoV3
 from ssljax.objectives.simclr import SimCLR
 from ssljax.ops.augment import clip_views, crop_view, image_views
 
 CONSTRUCTORS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {"dino": DINO, "dinov2": DINOv2, "dora": DoRA, "mae": MAE, "mocov3": MoCoV3, "simclr": SimCLR},
+    "objective": {
+        "dino": DINO,
+        "dinov2": DINOv2,
+        "dora": DoRA,
+        "imported": Imported,
+        "mae": MAE,
+        "mocov3": MoCoV3,
+        "simclr": SimCLR,
+    },
     "models": {
         "vit": vit,
         "resnet": resnet,
@@ -120,10 +129,7 @@ def objective(config: ConfigDict) -> Objective:
         arguments = _arguments(config, sections[role])
         if role != "encoder":
             arguments.setdefault("width", models["encoder"].abstract.width)
-        constructor = _constructor("models", arguments.pop("name"))
-        _check(f"models.{role}", constructor, {**arguments, "rngs": None})
-        models[role] = Pure(functools.partial(constructor, **arguments))
-        models[role].abstract  # noqa: B018  builds it by shape: a wrong value is told here
+        models[role] = model(role, arguments)
     arguments = _arguments(config, config.objective.to_dict())
     constructor = _constructor("objective", arguments.pop("name"))
     if "views" in config:
@@ -133,9 +139,39 @@ def objective(config: ConfigDict) -> Objective:
     return constructor(**arguments)
 
 
+def model(role: str, arguments: Mapping[str, Any]) -> Pure:
+    """Return the model of a role, such as "encoder", from its section of a config.
+
+    Raises:
+        InputError: A name or key that does not exist, or a value that the model refuses.
+    """
+    rest = dict(arguments)
+    constructor = _constructor("models", rest.pop("name"))
+    _check(f"models.{role}", constructor, {**rest, "rngs": None})
+    built = Pure(functools.partial(constructor, **rest))
+    built.abstract  # noqa: B018  builds it by shape: a wrong value is told here
+    return built
+
+
+def model_arguments(built: Pure) -> dict[str, Any]:
+    """Return the section of a config that makes a model again, the inverse of `model`.
+
+    Raises:
+        InputError: The model was not made by `model` or `objective`.
+    """
+    make: Any = built.make
+    if not isinstance(make, functools.partial) or make.args:
+        raise InputError(
+            f"A {type(built.abstract).__name__} says not how it was made; name its constructor in a config."
+        )
+    names = {constructor: name for name, constructor in CONSTRUCTORS["models"].items()}
+    own = f"{make.func.__module__}.{make.func.__qualname__}"
+    return {"name": names.get(make.func, own), **make.keywords}
+
+
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Return the optimiser with its schedules in updates."""
-    return _call(config, "optimizer")
+    """Return the optimiser with its schedules in updates; one that changes nothing where the config names none."""
+    return _call(config, "optimizer") if "optimizer" in config else optax.identity()
 
 
 def schedules(config: ConfigDict) -> dict[str, optim.Schedule]:
@@ -148,8 +184,10 @@ def dataset(config: ConfigDict) -> Any:
     """Return the data set, which reads its index.
 
     Raises:
-        InputError: The data cannot be used; see the data set.
+        InputError: The data cannot be used, see the data set; or the run was imported and has none.
     """
+    if "data" not in config:
+        raise InputError("This run was imported from weights, which come without data; name some.")
     return _call(config, "data", seed=config.seed)
 
 
@@ -197,7 +235,8 @@ def image_size(config: ConfigDict) -> int:
         InputError: The config does not say it.
     """
     views, encoder = config.get("views", {}), config.models.encoder
-    for size in (views.get("global_size"), views.get("size"), encoder.get("image_size")):
+    known = (views.get("global_size"), views.get("size"), encoder.get("image_size"), config.objective.get("image_size"))
+    for size in known:
         if size is not None:
             return size
     raise InputError("The config does not say on what size of images the encoder trains; give the size to evaluate at.")

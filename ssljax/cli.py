@@ -74,12 +74,39 @@ def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _export(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from ssljax import build
-    from ssljax.export import export_encoder
+    from ssljax.export.runs import network_of_run
+    from ssljax.export.write import write_network
 
-    run = build.restore(options.workdir, options.step)
-    encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
-    export_encoder(encoder, options.output, format=options.format, check=options.check)
+    network = network_of_run(
+        options.workdir, options.step, copy=options.copy, heads=options.with_head, license=options.license
+    )
+    if options.with_head and len(network.params) == 1:
+        raise InputError(f"{options.workdir} has no head on its encoder; leave --with-head out.")
+    write_network(
+        network,
+        options.output,
+        format=options.format,
+        dtype=options.dtype,
+        image_size=options.image_size,
+        check=options.check,
+    )
+    print(f"wrote {options.output}")
+
+
+def _import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.export.network import with_image_size
+    from ssljax.export.read import read_network, summary
+    from ssljax.export.runs import check_new, write_run
+
+    check_new(options.output)
+    network = read_network(options.place, options.format, heads=options.heads)
+    lines = summary(network)
+    if options.image_size is not None:
+        before = network.arguments["encoder"].get("image_size")
+        network = with_image_size(network, options.image_size)
+        lines.append(f"resized    encoder/position: from images of {before} pixels to {options.image_size}, bicubic")
+    write_run(network, options.output, str(options.place))
+    print("\n".join(lines))
     print(f"wrote {options.output}")
 
 
@@ -92,6 +119,18 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     table, path = evaluate(protocol, given, **subject)
     print(table)
     print(f"wrote {path}")
+
+
+def _features(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.extract import extract
+
+    given = {name: value for name, value in vars(options).items() if name != "verb"}
+    done = extract(given.pop("inputs"), given.pop("output"), **given)
+    for sentence in done.damaged:
+        print(f"left out: {sentence}")
+    shapes = ", ".join(f"{name} {[done.rows, *shape]}" for name, shape in done.shapes.items())
+    left_out = f"; {len(done.damaged)} left out" if done.damaged else ""
+    print(f"wrote {options.output}: {shapes}{left_out}")
 
 
 def _show_views(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -145,7 +184,9 @@ VERBS = {
     "train": _train,
     "prepare": _prepare,
     "export": _export,
+    "import": _import,
     "evaluate": _evaluate,
+    "features": _features,
     "show_views": _show_views,
     "show_reconstructions": _show_reconstructions,
     "show_picture": _show_picture,

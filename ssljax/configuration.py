@@ -21,7 +21,8 @@ def base() -> ConfigDict:
     """Return the keys of every run; a config file sets the rest.
 
     `epochs` times `samples_per_epoch` over `batch_size` is the number of updates; an "epoch" is a count of samples,
-    not a pass over whatever was stored. Wherever a key ends in `epochs`, `build` turns it into updates.
+    not a pass over whatever was stored. Wherever a key ends in `epochs`, `build` turns it into updates. `init_from`
+    names weights to start from: a file or folder of any format that is read, or another run.
     """
     config = ConfigDict()
     config.seed = 0
@@ -29,6 +30,7 @@ def base() -> ConfigDict:
     config.epochs = 100
     config.samples_per_epoch = 320_000
     config.accumulate = 1
+    config.init_from = ""
     config.mesh = ""
     config.deterministic = False
     config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import inspect
 import json
 import os
@@ -14,11 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from ssljax import build, mesh
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import pixels_like
-from ssljax.export.read import read_encoder
+from ssljax.export.network import encoder_of
+from ssljax.export.read import read_network
+from ssljax.models.pure import combine
 from ssljax.objectives.base import Encoder
 from ssljax.ops import keys as rng
 
@@ -30,13 +32,13 @@ class Subjects(NamedTuple):
 
     Attributes:
         encoders: By name.
-        size: Side in pixels of the images that they were trained on.
+        size: Side in pixels of the images that they were trained on; None where that is not known.
         source: What a record of results says of them.
         folder: Where their results go.
     """
 
     encoders: dict[str, Encoder]
-    size: int
+    size: int | None
     source: dict[str, Any]
     folder: Path
 
@@ -58,7 +60,7 @@ def evaluate(
         arguments: Of the protocol; a `size` of None is what the encoder was trained on,
             times the protocol's `zoom` if it has one.
         workdir: Of a run, or
-        weights: a file that `ssljax export` wrote.
+        weights: a file or folder of weights, see `read_network`.
         step: Which checkpoint of the run; the newest by default.
         baselines: Whether to set the encoder at random initialisation and bare pixels beside it.
         output: The file of results; by default evaluate/PROTOCOL.json in the run's folder, or beside the weights.
@@ -74,11 +76,11 @@ def evaluate(
     _check_destination(path)
     constructor, arguments = build.CONSTRUCTORS["evaluate"][protocol], dict(arguments)
     if "size" in inspect.signature(constructor).parameters and arguments.get("size") is None:
-        arguments["size"] = getattr(constructor, "zoom", 1) * subjects.size
+        arguments["size"] = getattr(constructor, "zoom", 1) * _known(subjects.size)
     built, devices = constructor(**arguments), mesh.make_mesh()
     encoders = {TRAINED: subjects.encoders[TRAINED]}
     if baselines:
-        size = arguments.get("size") or subjects.size
+        size = arguments.get("size") or _known(subjects.size)
         encoders = subjects.encoders
         if getattr(built, "takes_pixels", True):
             encoders = encoders | {PIXELS: pixels_like(subjects.encoders[TRAINED], size)}
@@ -104,17 +106,33 @@ def _of_run(workdir: Path, step: int | None) -> Subjects:
     for name, state in states.items():
         encoders[name] = build.image_encoder(run.objective, *state)
     source = {"workdir": str(workdir), "step": int(run.state.step)}
-    return Subjects(encoders, build.image_size(run.config), source, workdir / "evaluate")
+    return Subjects(encoders, _size(run.config), source, workdir / "evaluate")
+
+
+def _known(size: int | None) -> int:
+    if size is None:
+        raise InputError("It is not known on what size of images the encoder was trained; give --size.")
+    return size
+
+
+def _size(config: ConfigDict) -> int | None:
+    try:
+        return build.image_size(config)
+    except InputError:
+        return None  # what asks for it says so
 
 
 def _of_weights(path: Path | None, step: int | None) -> Subjects:
     assert path is not None
     if step is not None:
         raise InputError("--step says which checkpoint of a run, and --weights names a file; give one of them.")
-    encoder = read_encoder(path)
-    random = encoder._replace(params=jax.jit(functools.partial(encoder.model.init))(jax.random.key(0)))
-    size = encoder.model.abstract.image_size
-    return Subjects({TRAINED: encoder, RANDOM: random}, size, {"weights": str(path)}, path.parent / "evaluate")
+    network = read_network(path)
+    encoder = encoder_of(network)
+    init = jax.jit(lambda key: combine(encoder.model.init(key), encoder.model.init_statistics()))
+    random = encoder._replace(params=init(jax.random.key(0)))
+    return Subjects(
+        {TRAINED: encoder, RANDOM: random}, network.image_size, {"weights": str(path)}, path.parent / "evaluate"
+    )
 
 
 def write_results(path: Path, record: Mapping[str, Any]) -> None:

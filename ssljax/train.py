@@ -22,6 +22,7 @@ from ssljax import build, configuration, limits, mesh, resident, step
 from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
 from ssljax.errors import InputError
+from ssljax.export import initial
 from ssljax.log import Log, is_finite
 from ssljax.starts import record_start
 
@@ -56,11 +57,15 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
         if not evaluation.due(total := build.total_steps(config), total):  # else its metrics are known after the first
             check_best_metric(config.checkpoint.best_metric, metrics)
         plain = build.plain(config)
+        start = None
+        if config.init_from and not _is_begun(workdir):
+            start = initial.read_start(config.init_from, objective, abstract)
         checkpoints = open_run(workdir, plain, data.checksum)
         try:
             latest = checkpoints.latest()
             if latest is None:
                 state = step.initial_state(objective, optimizer, config.seed, devices)
+                state = state if start is None else _begin_from(config.init_from, start, state)
             else:
                 state = checkpoints.restore(latest, abstract)
             record_start(workdir, int(state.step), devices)
@@ -77,7 +82,7 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
         InputError: The folder holds another config's run, or the data under it changed.
     """
     path = workdir / "config.json"
-    saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+    saved = _is_begun(workdir)
     if path.exists() and saved:  # a run that ended before its first checkpoint has nothing to lose
         changed = configuration.differences(json.loads(path.read_text()), config)
         if changed:
@@ -103,6 +108,16 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
                 f"{record.data_checksum}); restore the data, or give another --workdir."
             )
     return checkpoints
+
+
+def _is_begun(workdir: Path) -> bool:
+    return any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+
+
+def _begin_from(place: str, start: initial.Start, state: step.TrainState) -> step.TrainState:
+    if jax.process_index() == 0:
+        print("\n".join([f"Starting from {place}:", *(f"  {line}" for line in start.told)]), file=sys.stderr)
+    return initial.begin(start, state)
 
 
 def _loop(

@@ -61,7 +61,8 @@ def test_export_report_and_show_write_what_they_say(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "train", "prepare", "export", "show", "show views", "show attention", "show embedding", "report"]
+    "verb",
+    ["", "train", "prepare", "export", "features", "show", "show views", "show attention", "show embedding", "report"],
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -1,5 +1,6 @@
-"""Encoders in the names, layouts and files of other ecosystems."""
+"""Networks in the names, layouts and files of other ecosystems, both ways."""
 
-from ssljax.export.write import export_encoder
+from ssljax.export.read import read_network
+from ssljax.export.write import export_encoder, write_network
 
-__all__ = ["export_encoder"]
+__all__ = ["export_encoder", "read_network", "write_network"]

@@ -1,46 +1,85 @@
-"""Reading an encoder from a file that `ssljax export` wrote."""
+"""Reading pretrained networks, ours and others'."""
 
 from __future__ import annotations
 
-import functools
-import json
+from collections import Counter
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from safetensors import SafetensorError, safe_open
 
 from ssljax.errors import InputError
-from ssljax.export import names
-from ssljax.models.pure import Pure
-from ssljax.models.vit import ViT
+from ssljax.export import files
+from ssljax.export.formats import FORMATS, READABLE, format_of
+from ssljax.export.network import Network, check_shapes, encoder_of
 from ssljax.objectives.base import Encoder
 
 
-def read_encoder(path: Path) -> Encoder:
-    """Return the ViT of a .safetensors file under DINO's names.
+def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:
+    """Return the network in a file or folder of weights, every array of it checked.
 
-    What the arrays don't say, such as the number of heads, is in the file's metadata.
+    What the arrays don't say, such as the number of attention heads, is said by a file that `ssljax export` wrote, or
+    by a config.json beside the weights; else it is assumed, which the network's `notes` tell.
+
+    Args:
+        path: See `files.read`.
+        format: A name of `READABLE`, or "auto", which tells them apart.
+        heads: Of the attention, where the file does not say or says wrongly.
 
     Raises:
-        InputError: The file cannot be read, or holds no such encoder.
+        InputError: The file cannot be read, is of another format, or holds no such network: an array is missing,
+            surplus, of the wrong shape or not finite.
     """
+    if format != "auto" and format not in READABLE:
+        raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
+    contents = files.read(path)
+    found = contents.record.get("format") or (format if format != "auto" else format_of(contents.state, path))
+    if found not in READABLE or (format != "auto" and format != found):
+        raise InputError(f"{path} is of the format {found!r}, not {format!r}; leave --format out, and it is found.")
+    module = FORMATS[found].module
+    assert module is not None
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is no .safetensors file that can be read ({error}); give one of ssljax export."
-        ) from error
-    if "ssljax" not in metadata:
-        raise InputError(f"{path} does not say how many heads its encoder has; give a file of ssljax export.")
-    model = Pure(functools.partial(ViT, **json.loads(metadata["ssljax"])))
-    expected = names.vit_shapes(jax.eval_shape(model.init, jax.random.key(0)))
-    for name in sorted(expected.keys() | state.keys()):
-        wanted, shape = expected.get(name), state[name].shape if name in state else None
-        if shape != wanted:
-            found = "lacks the array" if shape is None else f"holds {list(shape)} as"
-            meant = "has none of it" if wanted is None else f"has {list(wanted)}"
-            raise InputError(f"{path} {found} {name}, but the encoder of its metadata {meant}; export it again.")
-    return Encoder(model, jax.tree.map(jnp.asarray, names.vit_from_torch(state)))
+        network: Network = module.from_state(contents.state, contents.config)
+    except InputError as error:
+        raise InputError(f"{path} holds no network in the format {found!r}: {error}") from error
+    if contents.record:
+        network = _recorded(network, contents.record, path)
+    if heads is not None:
+        encoder = network.arguments["encoder"] | {"heads": heads}
+        network = network._replace(arguments=network.arguments | {"encoder": encoder})
+    check_shapes(network, path)
+    return network._replace(notes=(*contents.notes, *network.notes, *_conversions(contents)))
+
+
+def summary(network: Network) -> list[str]:
+    """Return what was read, and what was left out or assumed in reading, a line each."""
+    lines = []
+    copies = {"": network.params, "student's " if network.averaged else "moving average's ": network.twin}
+    for whose, params in copies.items():
+        for role, part in params.items():
+            arrays = jax.tree.leaves(part)
+            count = sum(array.size for array in arrays)
+            lines.append(f"matched    {whose}{role}: {len(arrays)} arrays, {count:,} parameters")
+    arguments = network.arguments["encoder"]
+    lines.append("encoder    " + ", ".join(f"{name} {value}" for name, value in arguments.items()))
+    return [*lines, *(f"noted      {note}" for note in network.notes)]
+
+
+def read_encoder(path: Path) -> Encoder:
+    """Return the encoder in a file or folder of weights; see `read_network`."""
+    return encoder_of(read_network(path))
+
+
+def _recorded(network: Network, record: dict[str, object], path: Path) -> Network:
+    """Return the network with what its file says of it in the place of what was inferred."""
+    try:
+        arguments, source, averaged = record["arguments"], record["source"], record["averaged"]
+        assert isinstance(arguments, dict) and isinstance(source, dict)
+        assert all(isinstance(section, dict) for section in arguments.values())
+    except (KeyError, AssertionError) as error:
+        raise InputError(f"{path} does not say in its metadata what it holds; export it again.") from error
+    return network._replace(arguments=arguments, source=source, averaged=bool(averaged), notes=())
+
+
+def _conversions(contents: files.Contents) -> tuple[str, ...]:
+    counts = Counter(str(array.dtype) for array in contents.state.values() if array.dtype in files.HALVES)
+    return tuple(f"{count} arrays were {dtype} and are float32 now" for dtype, count in sorted(counts.items()))

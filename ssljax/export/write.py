@@ -1,103 +1,132 @@
-"""Writing an encoder's weights to a file that PyTorch reads."""
+"""Writing a network to the files of an ecosystem."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-
 from ssljax.errors import InputError
 from ssljax.export import check as checking
-from ssljax.export import names
-from ssljax.models.pure import Params
-from ssljax.models.vit import ViT
+from ssljax.export import files, onnx_graph
+from ssljax.export.card import card
+from ssljax.export.formats import FORMATS, Format
+from ssljax.export.network import Network, network_of, with_image_size
 from ssljax.objectives.base import Encoder
 
-FORMATS = ("dino",)
-SUFFIXES = (".safetensors", ".pth")
 TOLERANCE = 1e-4
 """Of `--check`: the largest difference of features between float32 here and there."""
 
 
-def export_encoder(encoder: Encoder, output: Path, *, format: str = "dino", check: bool = False) -> None:
-    """Write an encoder's weights; with `check`, compare PyTorch's features from the file with ours.
+def export_encoder(
+    encoder: Encoder,
+    output: Path,
+    *,
+    format: str = "dino",
+    heads: bool = False,
+    dtype: str = "float32",
+    image_size: int | None = None,
+    check: bool = False,
+    source: dict[str, Any] | None = None,
+) -> None:
+    """Write an encoder's weights; see `write_network`.
 
     Args:
-        encoder: A ViT with its parameters.
-        output: A .safetensors or .pth file, replaced if it exists.
-        format: Whose names the parameters get.
-        check: Whether the file is reloaded in PyTorch; the largest difference is printed.
+        encoder: A ViT or a ResNet with its parameters.
+        output: See `write_network`.
+        format: See `write_network`.
+        heads: Whether to write with it what pretraining puts on it.
+        dtype: See `write_network`.
+        image_size: Side in pixels of the images that a ViT's positions are resampled for.
+        check: See `write_network`.
+        source: See `Network`.
 
     Raises:
-        InputError: If the encoder is no ViT, format, suffix or folder can't be had, or PyTorch is needed and not
-            installed.
-        RuntimeError: If the features from the file differ by more than `TOLERANCE`.
+        InputError: See `write_network`.
+        RuntimeError: See `write_network`.
+    """
+    network = network_of(encoder, heads=heads, source=source or {})
+    write_network(network, output, format=format, dtype=dtype, image_size=image_size, check=check)
+
+
+def write_network(
+    network: Network,
+    output: Path,
+    *,
+    format: str = "dino",
+    dtype: str = "float32",
+    image_size: int | None = None,
+    check: bool = False,
+) -> None:
+    """Write a network in a format: one file where `output` has a suffix that the format knows, else a folder.
+
+    A folder holds the weights, what its ecosystem wants beside them, and a model card.
+
+    Args:
+        network: What to write.
+        output: File or folder, replaced if it is an earlier export.
+        format: One of `FORMATS`.
+        dtype: Of the weights: "float32", "float16" or "bfloat16".
+        image_size: Side in pixels of the images that a ViT's positions are resampled for; its own by default.
+        check: Whether the file is loaded elsewhere, as `check.largest_difference` says; the result is printed.
+
+    Raises:
+        InputError: The format can't hold the network, the output can't be written, or a package is not installed.
+        RuntimeError: The features from the file differ by more than `TOLERANCE`.
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is unknown: use one of {', '.join(FORMATS)}")
-    if not isinstance(encoder.model.abstract, ViT):
-        name = type(encoder.model.abstract).__name__
-        raise InputError(f"the run's encoder is a {name}, which cannot be exported yet: format {format!r} is for a ViT")
+    chosen = FORMATS[format]
+    _check_place(format, chosen, output)
     if check:
-        need_torch("--check")
-    save(state_dict(encoder), output, {"ssljax": json.dumps(arguments_of(encoder.model.abstract))})
+        checking.need(format, dtype)
+    network = network if image_size is None else with_image_size(network, image_size)
+    with files.replacing(output) as partial:
+        if output.suffix in chosen.suffixes:
+            _write_weights(network, format, partial, dtype)
+        else:
+            _write_folder(network, format, partial, dtype)
     if check:
-        difference = checking.largest_difference(output, encoder)
-        print(f"largest difference between PyTorch's features from {output} and ours: {difference:.1e}")
+        difference = checking.largest_difference(output, network, format)
+        print(f"largest difference between the features from {output} and ours: {difference:.1e}")
         if not difference <= TOLERANCE:
             raise RuntimeError(f"{output} does not give our features: the largest difference is {difference:.1e}")
 
 
-def state_dict(encoder: Encoder) -> dict[str, np.ndarray]:
-    """Return an encoder's parameters under DINO's names, positions included where they are fixed ones."""
-    vit = encoder.model.abstract
-    grid = vit.grid(vit.image_size, vit.image_size)
-    params: Params = {**encoder.params, "position": encoder.model(encoder.params, grid, method="positions")}
-    return names.vit_to_torch(params)
+def record_of(network: Network, format: str) -> dict[str, Any]:
+    """Return what a file says of its network, for its metadata: JSON values."""
+    record = {"format": format, "arguments": network.arguments, "averaged": network.averaged}
+    record["source"] = dict(network.source)
+    return json.loads(json.dumps(record))
 
 
-def arguments_of(vit: Any) -> dict[str, Any]:
-    """Return the arguments that make a ViT again for the weights of `state_dict`, whose positions are learned ones."""
-    shape = ("image_size", "patch_size", "width", "depth", "heads", "mlp_ratio", "mlp", "registers", "layer_scale")
-    rest = ("mask_token", "norm_eps", "position_offset", "position_antialias")
-    return {name: getattr(vit, name) for name in (*shape, *rest)}
+def _write_folder(network: Network, format: str, folder: Path, dtype: str) -> None:
+    chosen = FORMATS[format]
+    folder.mkdir()
+    _write_weights(network, format, folder / chosen.weights, dtype)
+    for name, values in (chosen.module.config_files(network) if chosen.module else {}).items():
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+    (folder / "README.md").write_text(card(network, format, dtype))
 
 
-def save(state: dict[str, np.ndarray], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict as .safetensors, with metadata, or .pth, under another name until it is whole.
-
-    Raises:
-        InputError: If the suffix is neither, the file can't be written, or .pth is asked for without PyTorch.
-    """
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} ends in neither {' nor '.join(SUFFIXES)}")
-    if path.suffix == ".pth":
-        need_torch(".pth")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".pth":
-            import torch
-
-            torch.save({name: torch.tensor(array) for name, array in state.items()}, partial)
-        else:
-            save_file(state, partial, metadata={"format": "pt", **(metadata or {})})
-        partial.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+def _write_weights(network: Network, format: str, path: Path, dtype: str) -> None:
+    module = FORMATS[format].module
+    if module is None:
+        model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
+        onnx_graph.write(model, path)
+        return
+    files.write(files.cast(module.to_state(network), dtype), path, record_of(network, format))
 
 
-def need_torch(what: str) -> None:
-    """Raise an InputError that says what to install, where PyTorch is missing."""
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(
-            f"{what} needs PyTorch, which is not installed: pip install 'ssljax[torch]', or use .safetensors"
-        )
+def _check_place(format: str, chosen: Format, output: Path) -> None:
+    """Raise InputError where a suffix is another format's, or a file is where a folder should go."""
+    others = {suffix for other in FORMATS.values() for suffix in other.suffixes} - set(chosen.suffixes)
+    if output.suffix in others:
+        kinds = f"a file ending in {' or '.join(chosen.suffixes)}, or a folder" if chosen.suffixes else "a folder"
+        raise InputError(f"{output}: the format {format!r} is {kinds}; give such an --output")
+    if output.suffix not in chosen.suffixes and output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file where a folder should go; name another place.")
+    if output.suffix in chosen.suffixes and output.is_dir():
+        raise InputError(f"{output} is a folder where a file should go; name another place.")
+    if output.suffix == ".pth":
+        files.need_torch(".pth")

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from ssljax.errors import InputError
 
@@ -77,3 +77,11 @@ def combine(params: Params, statistics: Params) -> Params:
     if not isinstance(statistics, dict):
         return statistics
     return params | {name: combine(params.get(name, {}), value) for name, value in statistics.items()}
+
+
+def separate(model: Pure, params: Params) -> tuple[Params, Params]:
+    """Return parameters and statistics apart, the inverse of `combine`."""
+    statistics = traverse_util.flatten_dict(jax.eval_shape(model.init_statistics))
+    flat = traverse_util.flatten_dict(params)
+    apart = [{path: leaf for path, leaf in flat.items() if (path in statistics) is kept} for kept in (False, True)]
+    return traverse_util.unflatten_dict(apart[0]), traverse_util.unflatten_dict(apart[1])

@@ -141,6 +141,7 @@ class ResNet(nnx.Module):
         width = round(64 * width_multiplier)
         _check(blocks, width, stem, dtype, remat)
         self.stem, self.dtype, self.remat = stem, dtype, remat
+        self.blocks, self.bottleneck, self.width_multiplier = tuple(blocks), bottleneck, width_multiplier
         large = stem == "imagenet"
         self.conv = Convolution(3, width, 7 if large else 3, stride=2 if large else 1, dtype=dtype, rngs=rngs)
         self.norm = BatchNorm(width, dtype=dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -32,10 +33,17 @@ class LossOutput(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """A trained network as evaluations, exports and reports see it: `encoder(images)`, images normalised."""
+    """A trained network as evaluations, exports and reports see it: `encoder(images)`, images normalised.
+
+    Attributes:
+        model: Its shape.
+        params: Its parameters, with the statistics of batch norms.
+        heads: What pretraining puts on it, by role ("head", "decoder", ...): each a model and its parameters.
+    """
 
     model: Pure
     params: Params
+    heads: Mapping[str, tuple[Pure, Params]] = MappingProxyType({})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with its parameters."""
@@ -70,7 +78,10 @@ class Objective(Protocol):
         ...
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
-        """Return the networks worth keeping, by what they encode: "image", "audio", ..."""
+        """Return the networks worth keeping, by what they encode: "image", "audio", ...
+
+        An objective that keeps two copies of the image encoder gives them as "student" and "teacher", too.
+        """
         ...
 
 

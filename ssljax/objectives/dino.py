@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import einops
@@ -191,8 +192,29 @@ class DINO:
         return new | {"statistics": norm}
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
-        """See `Objective.encoders`: the teacher, which the paper evaluates."""
-        return {"image": Encoder(self.encoder, combine(state["teacher"]["encoder"], state["statistics"]))}
+        """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
+        models = {"encoder": self.encoder, "head": self.head}
+        return student_and_teacher(models, params, state["teacher"], state["statistics"])
+
+
+def student_and_teacher(
+    models: Mapping[str, Pure], student: Params, teacher: Params, statistics: PyTree = MappingProxyType({})
+) -> dict[str, Encoder]:
+    """Return both copies of an encoder with their heads, "image" being the teacher's, as `Objective.encoders` does.
+
+    Args:
+        models: By role, "encoder" among them.
+        student: Parameters by role.
+        teacher: Parameters by role.
+        statistics: Those of the teacher's batch norms; the student has none of its own, being never evaluated.
+    """
+
+    def encoder(params: Params, statistics: PyTree) -> Encoder:
+        heads = {role: (model, params[role]) for role, model in models.items() if role != "encoder"}
+        return Encoder(models["encoder"], combine(params["encoder"], dict(statistics)), heads)
+
+    image = encoder(teacher, statistics)
+    return {"image": image, "teacher": image, "student": encoder(student, {})}
 
 
 def merge(x: Array) -> Array:

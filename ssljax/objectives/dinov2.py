@@ -20,6 +20,7 @@ from ssljax.objectives.dino import (
     init_student_and_teacher,
     merge,
     split,
+    student_and_teacher,
     update_teacher_and_center,
 )
 from ssljax.ops import keys as rng
@@ -198,8 +199,11 @@ class DINOv2:
         return new | {"patch_center": update_center(state["patch_center"], patches, momentum=self.center_momentum)}
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
-        """See `Objective.encoders`: the teacher, which the paper evaluates."""
-        return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
+        """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
+        models = {"encoder": self.encoder, "head": self.head}
+        if self.patch_head is not None:
+            models["patch_head"] = self.patch_head
+        return student_and_teacher(models, params, state["teacher"])
 
     def draw(self, batch: PyTree, key: jax.Array) -> Views:
         """Return a batch's views and masks, which depend on the key and on each sample's position alone."""

@@ -14,7 +14,12 @@ from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, check_momentum, check_temperature
-from ssljax.objectives.dino import distillation_metrics, init_student_and_teacher, update_teacher_and_center
+from ssljax.objectives.dino import (
+    distillation_metrics,
+    init_student_and_teacher,
+    student_and_teacher,
+    update_teacher_and_center,
+)
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.ops.losses import soft_cross_entropy, teacher_probabilities
@@ -198,8 +203,8 @@ class DoRA:
         )
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
-        """See `Objective.encoders`: the teacher, which the paper evaluates."""
-        return {"image": Encoder(self.encoder, state["teacher"]["encoder"])}
+        """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
+        return student_and_teacher({"encoder": self.encoder, "head": self.head}, params, state["teacher"])
 
     def teach(
         self, teacher: Params, large: Float[Array, "b t g g 3"], position: Integer[Array, " b"], key: jax.Array

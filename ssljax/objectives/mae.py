@@ -111,7 +111,7 @@ class MAE:
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
         """See `Objective.encoders`: the encoder, which sees whole images when it is called on them."""
-        return {"image": Encoder(self.encoder, params["encoder"])}
+        return {"image": Encoder(self.encoder, params["encoder"], {"decoder": (self.decoder, params["decoder"])})}
 
     def draw(self, batch: PyTree, key: jax.Array) -> tuple[Float[Array, "b t g g 3"], Float[Array, "b n"]]:
         """Return a batch's views, images being windows of one frame, and the noise that masks them.

@@ -96,8 +96,12 @@ class MoCoV3:
         }
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
-        """See `Objective.encoders`: the queries' encoder, as the released code evaluates."""
-        return {"image": Encoder(self.encoder, combine(params["encoder"], state["statistics"]))}
+        """See `Objective.encoders`: the queries' encoder, as the released code evaluates, and its moving average."""
+        heads = {name: (getattr(self, name), params[name]) for name in ("projector", "predictor")}
+        image = Encoder(self.encoder, combine(params["encoder"], state["statistics"]), heads)
+        teacher = state["teacher"]
+        averaged = Encoder(self.encoder, teacher["encoder"], {"projector": (self.projector, teacher["projector"])})
+        return {"image": image, "student": image, "teacher": averaged}
 
     def _project(self, params: Params, images: Array, **keywords: Any) -> tuple[Array, PyTree]:
         """Return the projections and the statistics of the encoder's batch norms."""

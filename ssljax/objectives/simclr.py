@@ -117,4 +117,5 @@ class SimCLR:
 
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
         """See `Objective.encoders`: without the projector, as the paper evaluates."""
-        return {"image": Encoder(self.encoder, combine(params["encoder"], state["statistics"]))}
+        heads = {"projector": (self.projector, params["projector"])}
+        return {"image": Encoder(self.encoder, combine(params["encoder"], state["statistics"]), heads)}

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
 
 from ssljax.data import images, tiles
 from ssljax.data.damage import DamagedFrame
+from ssljax.data.imagefile import ENDINGS, read_image
 from ssljax.data.imageset import KIND, ImageSet, ImageSource
 from ssljax.data.index import INDEX, find_videos
 from ssljax.data.picture import geometry, to_record
@@ -25,7 +25,6 @@ from ssljax.data.video import decode
 from ssljax.errors import InputError
 from ssljax.report.clip import read_clip
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".avif", ".jp2")
 _SHORT_SIDE = 540  # of decoded video frames, as preparation stores them
 _SECONDS = 5.0  # of a video that are shown, its last
 
@@ -59,7 +58,7 @@ def read_inputs(
     Raises:
         InputError: Something cannot be read, or there is nothing of the kind.
     """
-    if len(places) > 1 or places[0].suffix.lower() in _IMAGES:
+    if len(places) > 1 or places[0].suffix.lower() in ENDINGS:
         _no_seconds(seconds, places[0])
         return _read_files(places, count)
     place = places[0]
@@ -136,20 +135,6 @@ def label_names(source: ImageSource, numbers: np.ndarray | Sequence[int]) -> lis
     return None if labels is None else [source.classes[labels[number]] for number in numbers]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return an image file as RGB uint8 [h, w, 3], turned as EXIF says and laid on white where it is transparent.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); give another file.") from error
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
-
-
 def _read_files(paths: Sequence[Path], count: int) -> Inputs:
     chosen = [paths[i] for i in spread(len(paths), count)]
     names = [path.stem for path in chosen]
@@ -200,7 +185,7 @@ def are_unrelated(place: Path) -> bool:
 
 
 def _image_files(place: Path) -> list[Path]:
-    return sorted(file for file in place.iterdir() if file.suffix.lower() in _IMAGES and file.is_file())
+    return sorted(file for file in place.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
 
 
 def _images_below(place: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from ssljax.models.vit import ViT
 from ssljax.objectives.base import PyTree
 from ssljax.objectives.dino import DINO
 from ssljax.objectives.dora import DoRA
+from ssljax.objectives.imported import Imported
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
 from ssljax.report import objects
@@ -101,7 +102,15 @@ def study(workdir: Path, run: build.Restored, samples: Samples, clip: Clip | Non
 
 
 def read_samples(workdir: Path, run: build.Restored) -> Samples:
-    """Return the first samples of a run's data, or why they cannot be read: a page tells enough without them."""
+    """Return the first samples of a run's data, or why they cannot be read: a page tells enough without them.
+
+    Raises:
+        InputError: The run was imported and never trained.
+    """
+    if isinstance(run.objective, Imported):
+        raise InputError(
+            f"{workdir} holds imported weights, of whose training nothing is known; use ssljax evaluate or show."
+        )
     try:
         data = build.dataset(run.config)
         return Samples([data[position] for position in range(min(SAMPLES, run.config.batch_size))], "")

@@ -11,10 +11,15 @@ from ml_collections import ConfigDict
 from ssljax import build
 from ssljax.data.imageset import ImageSet, ImageSource
 from ssljax.errors import InputError
-from ssljax.export.read import read_encoder
+from ssljax.export.network import encoder_of
+from ssljax.export.read import read_network
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder, Objective
+from ssljax.objectives.imported import Imported
 from ssljax.report.inputs import Inputs, own_inputs, own_set, read_inputs
+
+STANDARD_SIZE = 224
+"""Of images in pixels, where it is not known on which an encoder was trained."""
 
 
 class Subject(NamedTuple):
@@ -38,7 +43,7 @@ class Subject(NamedTuple):
 
 
 def read_subject(workdir: Path | None, step: int | None, weights: Path | None) -> Subject:
-    """Return the encoder of a run's checkpoint (the newest by default), or of a file that `ssljax export` wrote.
+    """Return the encoder of a run's checkpoint (the newest by default), or of a file of weights, see `read_network`.
 
     Raises:
         InputError: Neither or both are named, or it cannot be read.
@@ -48,13 +53,18 @@ def read_subject(workdir: Path | None, step: int | None, weights: Path | None) -
     if weights is not None:
         if step is not None:
             raise InputError("--step says which checkpoint of a run, and --weights names a file; give one of them.")
-        encoder = read_encoder(weights)
-        return Subject(encoder, encoder.model.abstract.image_size, weights.name, weights.parent)
+        network = read_network(weights)
+        return Subject(encoder_of(network), network.image_size or STANDARD_SIZE, weights.name, weights.parent)
     assert workdir is not None
     run = build.restore(workdir, step)
     encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
     name = f"{type(run.objective).__name__} after {int(run.state.step):,} updates"
-    return Subject(encoder, build.image_size(run.config), name, workdir, run.config, run.objective)
+    size = (
+        run.objective.image_size or STANDARD_SIZE
+        if isinstance(run.objective, Imported)
+        else build.image_size(run.config)
+    )
+    return Subject(encoder, size, name, workdir, run.config, run.objective)
 
 
 def vit_of(subject: Subject, picture: str) -> ViT:
@@ -71,7 +81,7 @@ def inputs_of(subject: Subject, places: Sequence[Path], count: int, seconds: Seq
         raise InputError(f"--count is {count}; give at least 1.")
     if places:
         return read_inputs(places, count=count, seconds=seconds, config=subject.config)
-    if subject.config is None:
+    if subject.config is None or "data" not in subject.config:
         raise InputError("Weights come without data; name images, a folder of them, a prepared folder or a video.")
     return own_inputs(subject.config, count=count, seconds=seconds)
 

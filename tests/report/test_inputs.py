@@ -9,9 +9,10 @@ from videos import make_video, number_of
 from data_prep.images import main as prepare_images
 from data_prep.prepare import Settings, prepare
 from ssljax import configuration
+from ssljax.data.imagefile import read_image
 from ssljax.errors import InputError
 from ssljax.evaluate.tracking import fit_frames
-from ssljax.report.inputs import covered, own_inputs, read_image, read_inputs, spread
+from ssljax.report.inputs import covered, own_inputs, read_inputs, spread
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,255 @@
+"""Files of weights: read and written whole, or told in one sentence why not."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ssljax.errors import InputError
+
+State = dict[str, np.ndarray]
+
+RECORD = "ssljax"
+"""Where a file says, as JSON, what the arrays don't: see `write.record_of`."""
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+
+FOLDER_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.npz",
+    "pytorch_model.bin",
+)
+"""What the weights in a folder are called, the first that is there being read."""
+
+WRITTEN = (
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "model.safetensors",
+    "model.npz",
+    "model.onnx",
+    "model.onnx.data",
+)
+"""What a folder of ours may hold; one that holds anything else is never replaced."""
+
+
+class Contents(NamedTuple):
+    """What a file or folder of weights holds.
+
+    Attributes:
+        state: Arrays by name, as they are stored.
+        config: The config.json beside them, {} without one.
+        record: What `ssljax export` wrote of them, {} in another's file.
+        notes: What was left out in reading, a sentence each.
+    """
+
+    state: State
+    config: dict[str, Any]
+    record: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Contents:
+    """Return what a .safetensors, .npz or .pth file, or a folder with one and perhaps a config.json, holds.
+
+    Raises:
+        InputError: Nothing is there, it is cut short or of another kind, or it is a pickle that wants to run code.
+    """
+    if path.is_dir():
+        config = _json(path / "config.json") if (path / "config.json").is_file() else {}
+        for name in FOLDER_WEIGHTS:
+            if (path / name).is_file():
+                return read(path / name)._replace(config=config)
+        raise InputError(f"{path} holds no weights; a folder of weights has one of {', '.join(FOLDER_WEIGHTS)} in it.")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name a file of weights, or a folder with one.")
+    if path.name.endswith(".safetensors.index.json"):
+        return _read_shards(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix in (".pth", ".pt", ".bin", ".tar"):
+        from ssljax.export.pickles import read_pth
+
+        state, notes = read_pth(path)
+        return Contents(state, {}, {}, notes)
+    raise InputError(f"{path} ends in none of .safetensors, .npz, .pth, .pt, .bin and .tar; give such a file.")
+
+
+def _read_safetensors(path: Path) -> Contents:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            halves = [name for name in names if file.get_slice(name).get_dtype() == "BF16"]
+            state = {name: file.get_tensor(name) for name in names if name not in halves}
+        state |= _bfloat16(path, halves) if halves else {}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(
+            f"{path} is no .safetensors file that can be read ({error}); fetch or write it again."
+        ) from error
+    return Contents({name: state[name] for name in names}, {}, _record(path, metadata.get(RECORD)))
+
+
+def _bfloat16(path: Path, names: list[str]) -> State:
+    """Return arrays that NumPy has no type for, which the library therefore refuses."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    arrays = {}
+    for name in names:
+        offset, shape = 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"])
+        arrays[name] = np.array(np.memmap(path, ml_dtypes.bfloat16, "r", offset, shape or (1,))).reshape(shape)
+    return arrays
+
+
+def _read_shards(path: Path) -> Contents:
+    index = _json(path).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise InputError(f"{path} has no weight_map, which says where each array is; fetch it again.")
+    state: State = {}
+    for name in sorted(set(index.values())):
+        if Path(name).name != name:
+            raise InputError(f"{path} names {name!r}, which is not in its folder; fetch it again.")
+        state |= read(path.parent / name).state
+    missing = sorted(index.keys() - state.keys())
+    if missing:
+        raise InputError(f"{path} names the array {missing[0]}, which {index[missing[0]]} lacks; fetch both again.")
+    return Contents(state, {}, {})
+
+
+def _read_npz(path: Path) -> Contents:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no .npz file of arrays that can be read ({error}); write it again.") from error
+    record = state.pop(RECORD, None)
+    return Contents(state, {}, _record(path, None if record is None else str(record)))
+
+
+def _record(path: Path, text: str | None) -> dict[str, Any]:
+    try:
+        record = json.loads(text) if text else {}
+        assert isinstance(record, dict)
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"{path} says in its metadata what is no JSON ({error}); write it again.") from error
+    return record
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no JSON that can be read ({error}); fetch or write it again.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object; fetch or write it again.")
+    return value
+
+
+def cast(state: Mapping[str, np.ndarray], dtype: str) -> State:
+    """Return the arrays with the floating ones in `dtype`, laid out in memory as they are written.
+
+    Raises:
+        InputError: The type is unknown, or too small for a value.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}.")
+    changed: State = {}
+    for name, array in state.items():
+        if np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16:
+            with np.errstate(over="ignore"):
+                new = array.astype(DTYPES[dtype])
+            if not np.isfinite(new.astype(np.float32)).all() and np.isfinite(array.astype(np.float32)).all():
+                raise InputError(f"{name} has values beyond {dtype}; write bfloat16 or float32.")
+            array = new
+        changed[name] = np.ascontiguousarray(array).reshape(array.shape)
+    return changed
+
+
+def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]) -> None:
+    """Write arrays to a .safetensors, .npz or .pth file of this very name, with the record where it can hold one.
+
+    Raises:
+        InputError: It cannot be written, or .pth is asked for without PyTorch.
+    """
+    text = json.dumps(record)
+    try:
+        if path.suffix == ".npz":
+            np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
+        elif path.suffix == ".safetensors":
+            save_file(dict(state), path, metadata={"format": "pt", RECORD: text})
+        else:
+            _write_pth(state, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written: {error}") from error
+
+
+def _write_pth(state: Mapping[str, np.ndarray], path: Path) -> None:
+    need_torch(".pth")
+    import torch
+
+    def tensor(array: np.ndarray) -> Any:
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
+        return torch.tensor(array)
+
+    buffer = io.BytesIO()  # a file's own name would be among its bytes
+    torch.save({name: tensor(array) for name, array in state.items()}, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a hidden place beside `path` to write a file or a folder to, which takes its place when all went well.
+
+    Raises:
+        InputError: The folder around it can't be written, or `path` is a folder that is not one of our exports.
+    """
+    _check_replaceable(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        yield partial
+        if path.is_dir():
+            path.rename(old)
+        partial.replace(path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        for left in (partial, old):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; make it, or name another place.")
+    others = sorted(child.name for child in path.iterdir() if child.name not in WRITTEN) if path.is_dir() else []
+    if others:
+        raise InputError(f"{path} holds {others[0]}, which is none of an export's files; name another folder.")
+
+
+def need_torch(what: str) -> None:
+    """Raise an InputError that says what to install, where PyTorch is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"{what} needs PyTorch, which is not installed: pip install 'ssljax[torch]', or use .safetensors"
+        )
