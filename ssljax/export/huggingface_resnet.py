@@ -38,7 +38,7 @@ def to_state(network: Network) -> dict[str, np.ndarray]:
         place = _theirs(block[0] if block else None, layer)
         array = np.transpose(leaf, (3, 2, 0, 1)) if kind == "kernel" else leaf
         state[f"{place}.{theirs[kind]}"] = np.ascontiguousarray(array, np.float32)
-        state[f"{place}.normalization.num_batches_tracked"] = np.zeros((), np.int64)  # reported missing where it is not there
+        state[f"{place}.normalization.num_batches_tracked"] = np.zeros((), np.int64)  # PyTorch wants it
     return state
 
 

@@ -88,9 +88,8 @@ def _dinov2_config(arguments: Mapping[str, Any], hidden: int) -> dict[str, Any]:
         )
     scale = 1.0 if arguments["layer_scale"] is None else float(arguments["layer_scale"])
     entries = {"mlp_ratio": ratio, "use_swiglu_ffn": gated, "layerscale_value": scale}
-    if arguments["registers"]:
-        return entries | {"num_register_tokens": arguments["registers"]}
-    return entries | {"use_mask_token": bool(arguments["mask_token"])}
+    entries |= {"use_layerscale": arguments["layer_scale"] is not None, "use_mask_token": bool(arguments["mask_token"])}
+    return entries | ({"num_register_tokens": arguments["registers"]} if arguments["registers"] else {})
 
 
 def model_type(network: Network) -> str:
@@ -129,7 +128,7 @@ def from_state(state: Mapping[str, np.ndarray], prefix: str, config: Mapping[str
     outer = {name for name in state if with_decoder and name.startswith("decoder.")}
     rest = {name: array for name, array in state.items() if name not in known | outer}
     blocks = hub.blocks_from_hub(rest, re.escape(prefix) + hub.LAYERS)
-    encoder = vit_from_torch(tokens | _with_biases(blocks, notes))
+    encoder = vit_from_torch(_without_stand_ins(tokens | _with_biases(blocks, notes), config, notes))
     arguments = {"encoder": _encoder_arguments(encoder, config, notes)}
     if not with_decoder:
         return Network(arguments, {"encoder": encoder}, notes=tuple(notes))
@@ -149,6 +148,26 @@ def _with_biases(blocks: dict[str, np.ndarray], notes: list[str]) -> dict[str, n
     notes.append("Queries, keys and values have no biases in the file: they are zeros here.")
     zeros = [np.zeros(len(blocks[kernel]), np.float32) for kernel in kernels]
     return blocks | dict(zip(names, zeros, strict=True))
+
+
+def _without_stand_ins(
+    state: dict[str, np.ndarray], config: Mapping[str, Any], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return the state without what does nothing and was written because a class cannot do without it.
+
+    `use_layerscale`, and with registers `use_mask_token`, are entries of ours, which transformers keeps and ignores.
+    """
+    scales = [name for name in state if name.endswith(".gamma")]
+    mask = ["mask_token"] if "register_tokens" in state and "mask_token" in state else []
+    for names, value, key, what in (
+        (scales, 1, "use_layerscale", "LayerScales of one, which scale nothing, were"),
+        (mask, 0, "use_mask_token", "A mask token of zeros was"),
+    ):
+        if names and config.get(key) is not True and all(np.all(state[name] == value) for name in names):
+            state = {name: array for name, array in state.items() if name not in names}
+            if key not in config:
+                notes.append(f"{what} left out.")
+    return state
 
 
 def _encoder_arguments(encoder: Params, config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

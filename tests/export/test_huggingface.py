@@ -41,11 +41,26 @@ def test_vit_there_and_back(kind):
     again = assert_there_and_back(network)
     assert again.notes == ()
     ours, theirs = network.arguments["encoder"], again.arguments["encoder"]
-    shared = ("image_size", "patch_size", "width", "depth", "heads", "mlp", "registers", "norm_eps")
-    assert all(theirs[name] == value for name, value in ours.items() if name in shared)
-    if "alone" not in kind and "without" not in kind:  # where transformers needs no stand-ins for what is not there
-        assert {name: theirs[name] for name in ours} == ours
-        assert_same(again.params, network.params)
+    assert {name: theirs[name] for name in ours} == ours
+    assert_same(again.params, network.params)
+
+
+def test_stand_ins_are_left_out_where_they_do_nothing():
+    network = vit_network(width=384, depth=12, heads=6, registers=2)
+    again = from_state(to_state(network), {})
+    assert_same(again.params, network.params)
+    assert again.notes[:2] == (
+        "LayerScales of one, which scale nothing, were left out.",
+        "A mask token of zeros was left out.",
+    )
+    state, config = to_state(network), config_files(network)["config.json"]
+    state["encoder.layer.3.layer_scale1.lambda1"][5] = 0.9  # as after training elsewhere
+    state["embeddings.mask_token"][0, 5] = 0.1
+    again = from_state(state, config)
+    assert again.arguments["encoder"]["layer_scale"] == 1.0 and again.arguments["encoder"]["mask_token"]
+    kept = vit_network(registers=2, mask_token=True)
+    kept.params["encoder"]["mask"][:] = 0.0
+    assert_same(assert_there_and_back(kept).params, kept.params)
 
 
 def test_mae_there_and_back():
