@@ -29,12 +29,14 @@ DECODER = {"width": 48, "patch_size": 8, "hidden": 32, "depth": 2, "heads": 4, "
 def drawn(model, seed=0):
     """Return random parameters of a model, statistics among them, far from their start, so that a misplaced one shows.
 
-    They are NumPy arrays; factors and variances lie around one, the rest around zero.
+    They are NumPy arrays; norms' and LayerScale's factors lie around a half (so that a deep ResNet's features stay near
+    one), variances around one, the rest around zero.
     """
     random = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        return np.asarray(random.normal(path[-1].key in ("scale", "gamma", "var"), 0.1, leaf.shape), np.float32)
+        mean = {"scale": 0.5, "gamma": 0.5, "var": 1.0}.get(path[-1].key, 0.0)
+        return np.asarray(random.normal(mean, 0.1, leaf.shape), np.float32)
 
     shapes = combine(jax.eval_shape(model.init, jax.random.key(0)), jax.eval_shape(model.init_statistics))
     return jax.tree_util.tree_map_with_path(draw, shapes)

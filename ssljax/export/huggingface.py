@@ -26,7 +26,7 @@ SURPLUS = {
 }
 """What a file may hold beside the network, and what is said of it."""
 
-FREE = ("architectures", "model_type", "qkv_bias")
+FREE = ("architectures", "model_type", "qkv_bias", "use_layerscale", "use_mask_token")
 """Entries of config.json that may differ from ours where shapes and computation are the same."""
 
 
@@ -35,8 +35,9 @@ def to_state(network: Network) -> dict[str, np.ndarray]:
     ResNet's with its batch norms' statistics.
 
     What a class cannot do without and the network has not is written so that it does nothing: LayerScales of one, a
-    mask token of zeros. Positions of other image sizes are interpolated as the class does it, whatever the encoder's
-    own way: without antialiasing and offset, with registers with antialiasing.
+    mask token of zeros (which config.json tells, so that reading leaves them out). Positions of other image sizes are
+    interpolated as the class does it, whatever the encoder's own way: without antialiasing and offset, with registers
+    with antialiasing.
 
     Raises:
         InputError: No class of transformers is such a network.

@@ -38,7 +38,7 @@ def to_state(network: Network) -> dict[str, np.ndarray]:
         place = _theirs(block[0] if block else None, layer)
         array = np.transpose(leaf, (3, 2, 0, 1)) if kind == "kernel" else leaf
         state[f"{place}.{theirs[kind]}"] = np.ascontiguousarray(array, np.float32)
-        state[f"{place}.normalization.num_batches_tracked"] = np.zeros((), np.int64)  # of no use, but asked for
+        state[f"{place}.normalization.num_batches_tracked"] = np.zeros((), np.int64)  # PyTorch wants it
     return state
 
 
@@ -96,7 +96,7 @@ def from_state(state: Mapping[str, np.ndarray], prefix: str, config: Mapping[str
         "stem": "imagenet",
     }
     notes = []
-    if bottleneck and "downsample_in_bottleneck" not in config:
+    if bottleneck and not config:
         notes.append("Strides are assumed to be in the 3x3 convolutions (ResNet v1.5), which the file does not say.")
     return Network({"encoder": arguments}, {"encoder": params}, notes=tuple(notes))
 

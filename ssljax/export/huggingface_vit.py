@@ -15,6 +15,7 @@ from ssljax.export import huggingface_mae as mae
 from ssljax.export import huggingface_names as hub
 from ssljax.export.names import vit_from_torch, vit_to_torch
 from ssljax.export.network import Network
+from ssljax.export.vits import ratio_of, usual_heads
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Params
 from ssljax.models.vit import SIZES, ViT
@@ -88,9 +89,8 @@ def _dinov2_config(arguments: Mapping[str, Any], hidden: int) -> dict[str, Any]:
         )
     scale = 1.0 if arguments["layer_scale"] is None else float(arguments["layer_scale"])
     entries = {"mlp_ratio": ratio, "use_swiglu_ffn": gated, "layerscale_value": scale}
-    if arguments["registers"]:
-        return entries | {"num_register_tokens": arguments["registers"]}
-    return entries | {"use_mask_token": bool(arguments["mask_token"])}
+    entries |= {"use_layerscale": arguments["layer_scale"] is not None, "use_mask_token": bool(arguments["mask_token"])}
+    return entries | ({"num_register_tokens": arguments["registers"]} if arguments["registers"] else {})
 
 
 def model_type(network: Network) -> str:
@@ -129,7 +129,7 @@ def from_state(state: Mapping[str, np.ndarray], prefix: str, config: Mapping[str
     outer = {name for name in state if with_decoder and name.startswith("decoder.")}
     rest = {name: array for name, array in state.items() if name not in known | outer}
     blocks = hub.blocks_from_hub(rest, re.escape(prefix) + hub.LAYERS)
-    encoder = vit_from_torch(tokens | _with_biases(blocks, notes))
+    encoder = vit_from_torch(_without_stand_ins(tokens | _with_biases(blocks, notes), config, notes))
     arguments = {"encoder": _encoder_arguments(encoder, config, notes)}
     if not with_decoder:
         return Network(arguments, {"encoder": encoder}, notes=tuple(notes))
@@ -151,13 +151,33 @@ def _with_biases(blocks: dict[str, np.ndarray], notes: list[str]) -> dict[str, n
     return blocks | dict(zip(names, zeros, strict=True))
 
 
+def _without_stand_ins(
+    state: dict[str, np.ndarray], config: Mapping[str, Any], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Return the state without what does nothing and was written because a class cannot do without it.
+
+    `use_layerscale`, and with registers `use_mask_token`, are entries of ours, which transformers keeps and ignores.
+    """
+    scales = [name for name in state if name.endswith(".gamma")]
+    mask = ["mask_token"] if "register_tokens" in state and "mask_token" in state else []
+    for names, value, key, what in (
+        (scales, 1, "use_layerscale", "LayerScales of one, which scale nothing, were"),
+        (mask, 0, "use_mask_token", "A mask token of zeros was"),
+    ):
+        if names and config.get(key) is not True and all(np.all(state[name] == value) for name in names):
+            state = {name: array for name, array in state.items() if name not in names}
+            if key not in config:
+                notes.append(f"{what} left out.")
+    return state
+
+
 def _encoder_arguments(encoder: Params, config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     count, width = encoder["position"].shape
     side, patch = math.isqrt(count - 1), math.isqrt(encoder["patch"]["kernel"].shape[0] // 3)
     if side * side != count - 1:
         raise InputError(f"the positions are those of {count - 1} patches, which make no square")
     depth = len(encoder["blocks"]["norm1"]["scale"])
-    heads = _heads(config, "num_attention_heads", _usual_heads(width, depth), width, notes)
+    heads = _heads(config, "num_attention_heads", usual_heads(width), width, notes)
     shape = {"width": width, "depth": depth, "heads": heads}
     registers, scaled = len(encoder.get("register", ())), "scale1" in encoder["blocks"]
     plain = "vit_mae" if "decoder_hidden_size" in config else "vit"
@@ -190,7 +210,7 @@ def _decoder_arguments(
         "hidden": hidden,
         "depth": len(decoder["blocks"]["norm1"]["scale"]),
         "heads": _heads(config, "decoder_num_attention_heads", 16, hidden, notes),
-        "mlp_ratio": _ratio(hidden, _hidden(decoder), gated=False),
+        "mlp_ratio": ratio_of(hidden, _hidden(decoder)),
         "norm_eps": encoder["norm_eps"],
     }
 
@@ -207,7 +227,11 @@ def _mlp_arguments(encoder: Params, width: int, config: Mapping[str, Any]) -> di
     hidden, mlp = _hidden(encoder), encoder["blocks"]["mlp"]
     gated = mlp["fc1"]["kernel"].shape[-1] != hidden
     said = _number(config, "mlp_ratio", 4)
-    ratio = float(said) if _hidden_of(width, said, gated) == hidden else _ratio(width, hidden, gated)
+    ratio = (
+        float(said)
+        if _hidden_of(width, said, gated) == hidden
+        else ratio_of(width, hidden * 3 // 2 if gated else hidden)
+    )
     return {"mlp_ratio": ratio, "mlp": "swiglu" if gated else "gelu"}
 
 
@@ -221,26 +245,10 @@ def _hidden_of(width: int, ratio: float, gated: bool) -> int:
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
-def _ratio(width: int, hidden: int, gated: bool) -> float:
-    """Return a ratio that makes this hidden width."""
-    ratio = hidden / width * (1.5 if gated else 1.0)
-    return ratio if _hidden_of(width, ratio, gated) == hidden else math.nextafter(ratio, math.inf)
-
-
-def _usual_heads(width: int, depth: int) -> int:
-    known = (size["heads"] for size in SIZES.values() if (size["width"], size["depth"]) == (width, depth))
-    return next(known, width // 64 if width % 64 == 0 else 0)
-
-
 def _heads(config: Mapping[str, Any], key: str, usual: int, width: int, notes: list[str]) -> int:
-    if key in config:
-        return int(_number(config, key, usual))
-    if not usual or width % usual:
-        raise InputError(
-            f"the number of heads can't be told from the width {width}: put config.json beside the weights"
-        )
-    notes.append(f"The file does not say {key}: {usual} are assumed, as usual at width {width}.")
-    return usual
+    if key not in config:
+        notes.append(f"The file does not say {key}: {usual} are assumed, as usual at width {width}.")
+    return int(_number(config, key, usual))
 
 
 def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax.export import export_encoder, torch_vit, write
 from ssljax.export.check import hyperparameters, largest_difference
-from ssljax.export.names import head_to_torch, vit_to_torch
+from ssljax.export.names import head_to_torch
 from ssljax.models.heads import DINOHead
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT, vit
@@ -19,33 +19,6 @@ pytestmark = pytest.mark.long
 torch = pytest.importorskip("torch")
 
 TINY = dict(image_size=32, patch_size=8, width=48, depth=3, heads=3)
-
-
-TRANSFORMERS = {
-    "cls_token": "embeddings.cls_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "blocks.": "layers.",
-    "attn.proj": "attention.o_proj",
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-}
-
-
-def transformers_names(state):
-    """Return a state dict under the names of `transformers.ViTModel`, where q, k and v are layers of their own."""
-    renamed = {}
-    for name, array in state.items():
-        name = name.replace("norm.", "layernorm.") if name.startswith("norm.") else name
-        for old, new in TRANSFORMERS.items():
-            name = name.replace(old, new)
-        tensor = torch.tensor(array)
-        if "attn.qkv" in name:
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[name.replace("attn.qkv", f"attention.{letter}_proj")] = part
-        else:
-            renamed[name] = tensor
-    return renamed
 
 
 def spread(params, seed=0):
@@ -113,22 +86,6 @@ def test_vit_s_at_full_size(tmp_path):
     path = tmp_path / "weights.safetensors"
     write.save(write.state_dict(ours), path)
     assert largest_difference(path, ours) < 1e-4
-
-
-def test_equals_transformers():
-    """An implementation that we did not write, with its own names."""
-    transformers = pytest.importorskip("transformers")
-    ours = encoder(**TINY, norm_eps=1e-12)
-    config = transformers.ViTConfig(
-        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=192, image_size=32, patch_size=8
-    )
-    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
-    model.load_state_dict(transformers_names(vit_to_torch(ours.params)), strict=True)
-    for size in ((32, 32), (48, 48)):
-        pixels = torch.tensor(images(*size)).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            theirs = model(pixels, interpolate_pos_encoding=True).last_hidden_state.numpy()
-        np.testing.assert_allclose(tokens(ours(jnp.asarray(images(*size)))), theirs, atol=5e-5)
 
 
 def test_head_equals_torch():
