@@ -7,6 +7,7 @@ Variants, after a colon: `vitb16`; `demo`, minutes on a laptop; `smoke`, two upd
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssljax import configuration
 from ssljax.errors import InputError
@@ -38,6 +39,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 size="s",
                 patch_size=16,
                 image_size=config.views.get_ref("global_size"),
+                registers=0,
+                layer_scale=placeholder(float),
+                mlp="gelu",
                 drop_path=0.1,
                 dtype="bfloat16",
                 remat="full",

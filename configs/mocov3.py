@@ -48,6 +48,9 @@ def get_config(variant: str = "") -> ConfigDict:
                 "heads": 12,  # of 32 channels: the paper's ViT-S
                 "patch_size": 16,
                 "image_size": config.views.get_ref("global_size"),
+                "registers": 0,
+                "layer_scale": placeholder(float),
+                "mlp": "gelu",
                 "positions": "sincos",
                 "dtype": "bfloat16",
                 "remat": "full",

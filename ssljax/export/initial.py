@@ -87,7 +87,7 @@ def begin(start: Start, state: TrainState) -> TrainState:
     """Return the initial state with the weights in it, each where the state has it on the mesh."""
 
     def place(tree: Any, arrays: Mapping[tuple[str, ...], np.ndarray]) -> Any:
-        flat = traverse_util.flatten_dict(tree)
+        flat = traverse_util.flatten_dict(tree, keep_empty_nodes=True)
         for path, array in arrays.items():
             old = flat[path]
             new = np.asarray(array, old.dtype)

@@ -99,7 +99,8 @@ def vit_from_torch(state: StateDict) -> Params:
     """Return the parameters that a state dict of DINO's names holds, float32; the inverse of `vit_to_torch`.
 
     Raises:
-        InputError: If a name is unknown, or a block lacks a parameter that another has.
+        InputError: If a name is unknown, an array has the wrong number of axes, or a block lacks a parameter that
+            another has.
     """
     vit, block = _inverse(VIT), _inverse(BLOCK)
     flat: dict[str, np.ndarray] = {}
@@ -111,14 +112,16 @@ def vit_from_torch(state: StateDict) -> Params:
             for ours, theirs in GATED.items():
                 suffix = suffix.replace(theirs, ours)
             path, layout = _known(block, suffix, name)
-            layers.setdefault(path, {})[int(match[1])] = layout.back(array)
+            layers.setdefault(path, {})[int(match[1])] = _read(layout, array, name)
         else:
             path, layout = _known(vit, name, name)
-            flat[path] = layout.back(array)
+            flat[path] = _read(layout, array, name)
     depth = 1 + max((i for stack in layers.values() for i in stack), default=-1)
     for path, stack in layers.items():
         if len(stack) != depth:
             raise InputError(f"the weights hold {BLOCK[path][0]} for {len(stack)} of {depth} blocks")
+        if shapes := {array.shape for array in stack.values()} - {stack[0].shape}:
+            raise InputError(f"{BLOCK[path][0]} has shapes that differ from block to block: {stack[0].shape}, {shapes}")
         flat[f"blocks/{path}"] = np.stack([stack[i] for i in range(depth)])
     return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -166,6 +169,13 @@ def _flat(params: Params) -> dict[str, np.ndarray]:
 
 def _inverse(table: Mapping[str, tuple[str, _Layout]]) -> dict[str, tuple[str, _Layout]]:
     return {theirs: (ours, layout) for ours, (theirs, layout) in table.items()}
+
+
+def _read(layout: _Layout, array: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return layout.back(array)
+    except (IndexError, ValueError, einops.EinopsError) as error:
+        raise InputError(f"parameter {name!r} has shape {list(array.shape)}, which no ViT's has") from error
 
 
 def _known(table: Mapping[str, tuple[str, _Layout]], key: str, name: str) -> tuple[str, _Layout]:

@@ -1,0 +1,91 @@
+"""Reading .pth files without running what they hold."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssljax.errors import InputError
+from ssljax.export.write import need_torch
+
+_DEPTH = 16
+_SAFE = (2, 6)  # before it, weights_only could be got around (CVE-2025-32434)
+
+
+def read_pth(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the tensors of a file of `torch.save`, and a sentence on what else it holds.
+
+    Tensors in dicts, lists and tuples have their keys and numbers joined by dots as names. bfloat16 and float16 become
+    float32; other dtypes stay. Only weights are unpickled, and `argparse.Namespace`, which released training
+    checkpoints hold: its values are not looked at.
+
+    Raises:
+        InputError: PyTorch is missing or too old; the file is none of PyTorch's, is damaged, or wants to run code.
+    """
+    need_torch(".pth")
+    import torch
+
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _SAFE:
+        raise InputError(f"PyTorch {torch.__version__} does not read pickles safely: install 2.6 or newer")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise InputError(_refusal(path, str(error))) from error
+    except Exception as error:  # whatever a file that is none makes PyTorch stumble over
+        raise InputError(f"{path} is no file of torch.save that can be read: {_first_line(error)}") from error
+    state: dict[str, np.ndarray] = {}
+    others: dict[str, None] = {}
+    for name, leaf in _leaves(content, (), path):
+        if not isinstance(leaf, torch.Tensor):
+            others[name.split(".")[0]] = None
+        elif name in state:
+            raise InputError(f"{path} holds two tensors of the name {name!r}")
+        else:
+            state[name] = _array(leaf, name, path)
+    if not state:
+        raise InputError(f"{path} holds no tensors; give a file of weights")
+    return state, (f"What is no tensor ({', '.join(others)}): weights alone are read.",) if others else ()
+
+
+def _leaves(content: Any, at: tuple[str, ...], path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield what is in nested dicts and lists, with its name."""
+    if len(at) > _DEPTH:
+        raise InputError(f"{path} nests more than {_DEPTH} dicts and lists; give a file of weights")
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _leaves(value, (*at, str(key)), path)
+    elif isinstance(content, list | tuple):
+        for i, value in enumerate(content):
+            yield from _leaves(value, (*at, str(i)), path)
+    else:
+        yield ".".join(at), content
+
+
+def _array(tensor: Any, name: str, path: Path) -> np.ndarray:
+    import torch
+
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    try:
+        return (tensor.detach().float() if half else tensor.detach()).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{path} holds {name}, a tensor that NumPy has not: {_first_line(error)}") from error
+
+
+def _refusal(path: Path, message: str) -> str:
+    """Return the sentence on a pickle that was not unpickled."""
+    match = re.search(r"(?:GLOBAL|function|class) [`'\"]?([\w.]+)", message)
+    if match:
+        return f"{path} wants to run {match[1]}, which is no weights: it is refused; give a file of weights alone."
+    return f"{path} is no file of torch.save that can be read: {message.strip().splitlines()[0]}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

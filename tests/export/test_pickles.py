@@ -1,0 +1,122 @@
+"""Files of torch.save: tensors by name, and nothing run."""
+
+import argparse
+import collections
+import importlib.util
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from ssljax.errors import InputError
+from ssljax.export import pickles
+
+pytestmark = pytest.mark.long
+torch = pytest.importorskip("torch")
+
+
+class Malicious:
+    """Runs a command where it is unpickled carelessly."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_get_names_and_the_rest_a_note(zipped, tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    model = collections.OrderedDict({"module.weight": torch.arange(6.0).reshape(2, 3), "module.n": torch.tensor(7)})
+    layer = torch.nn.Parameter(torch.ones(2))
+    content = {
+        "student": model,
+        "half": {"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "b": torch.tensor([0.5], dtype=torch.float16)},
+        "optimizer": {"state": {0: {"exp_avg": layer}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]},
+        "several": [torch.zeros(1), (torch.ones(1),)],
+        "epoch": 3,
+        "args": argparse.Namespace(arch="vit_small", patch_size=16),
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    state, notes = pickles.read_pth(path)
+    names = "student.module.weight student.module.n half.a half.b optimizer.state.0.exp_avg several.0 several.1.0"
+    assert list(state) == names.split()
+    np.testing.assert_array_equal(state["student.module.weight"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert state["student.module.n"].dtype == np.int64
+    for name, values in (("half.a", [1.5, -2.0]), ("half.b", [0.5])):
+        assert state[name].dtype == np.float32
+        np.testing.assert_array_equal(state[name], values)
+    assert notes == ("What is no tensor (optimizer, epoch, args): weights alone are read.",)
+
+
+@pytest.mark.parametrize("kind", ["zipped", "legacy", "plain pickle"])
+def test_code_is_refused_and_not_run(kind, tmp_path):
+    path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
+    content = {"weight": torch.ones(2), "other": Malicious(f"touch {trace}")}
+    if kind == "plain pickle":
+        path.write_bytes(pickle.dumps(content["other"], protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zipped")
+    with pytest.raises(InputError, match=r"checkpoint.pth wants to run posix.system, .*it is refused"):
+        pickles.read_pth(path)
+    assert not trace.exists()
+    if kind == "zipped":
+        torch.load(path, weights_only=False)
+        assert trace.exists()  # it is malicious indeed
+
+
+def test_a_namespace_hides_no_code(tmp_path):
+    path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
+    torch.save({"weight": torch.ones(2), "args": argparse.Namespace(x=Malicious(f"touch {trace}"))}, path)
+    with pytest.raises(InputError, match="wants to run posix.system"):
+        pickles.read_pth(path)
+    assert not trace.exists()
+    torch.save({"args": argparse.Namespace()}, path)
+    with pytest.raises(pickle.UnpicklingError):  # no other reader of the process has become less strict
+        torch.load(path, weights_only=True)
+
+
+def test_files_that_are_none(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(1000)}, path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-30], b"", b"no pickle at all", os.urandom(1000)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="weights.pth is no file of torch.save that can be read: "):
+            pickles.read_pth(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello", "world")
+    with pytest.raises(InputError, match="no file of torch.save"):
+        pickles.read_pth(path)
+    with pytest.raises(InputError, match="no file of torch.save.*No such file"):
+        pickles.read_pth(tmp_path / "missing.pth")
+
+
+def test_contents_that_are_none(tmp_path):
+    path = tmp_path / "weights.pth"
+    endless = {}
+    endless["again"] = endless
+    for content, message in (
+        ({"epoch": 3}, "holds no tensors"),
+        (endless, "nests more than 16"),
+        ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "two tensors of the name 'a.b'"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "holds a, a tensor that NumPy has not"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(InputError, match=message):
+            pickles.read_pth(path)
+
+
+def test_torch_missing_or_unsafe(tmp_path, monkeypatch):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"PyTorch 2.5.1\+cpu does not read pickles safely"),
+    ):
+        patch.setattr(torch, "__version__", "2.5.1+cpu")
+        pickles.read_pth(tmp_path / "weights.pth")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"\.pth needs PyTorch, which is not installed"):
+        pickles.read_pth(tmp_path / "weights.pth")
