@@ -7,7 +7,6 @@ them, but holds orbax-checkpoint below 0.11.37, which is older than what checkpo
 from __future__ import annotations
 
 import functools
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,21 +28,6 @@ MOST_BYTES = 2**31 - 2**24
 """Of weights in the model's own file, which protobuf bounds at 2 GiB; more go to a file beside it."""
 NAME = "model.onnx"
 """Of a model in a folder."""
-
-
-def write(network: Network, path: Path, dtype: str = "float32", record: Mapping[str, Any] | None = None) -> None:
-    """Write an encoder as an ONNX model with `record` as JSON in its metadata `ssljax`; see `to_model`, `write_model`.
-
-    Raises:
-        InputError: As these two say; or the weights need a file beside the model's, and the path is not that of a
-            model.onnx, which a folder keeps together with it.
-    """
-    model = to_model(network, dtype, metadata={"ssljax": json.dumps(record or {})})
-    if path.name != NAME and weight_bytes(model) > MOST_BYTES:
-        raise InputError(
-            f"the weights are {weight_bytes(model) / 1e9:.1f} GB, more than one ONNX file holds; give a folder"
-        )
-    write_model(model, path)
 
 
 def to_model(
@@ -86,23 +70,22 @@ def to_model(
     return graph.model(outputs, metadata or {})
 
 
-def weight_bytes(model: Any) -> int:
-    """Return how many bytes the weights of a model are."""
-    return sum(len(weight.raw_data) for weight in model.graph.initializer)
-
-
-def write_model(model: Any, path: Path, *, most: int = MOST_BYTES) -> None:
-    """Write a model, checked by onnx; weights of more than `most` bytes go to PATH.data, which must stay beside it.
+def write(model: Any, path: Path, *, most: int = MOST_BYTES) -> None:
+    """Write a model, checked by onnx; weights of more than `most` bytes go to a file beside it, model.onnx.data.
 
     Such weights are moved, not copied: they are no longer in `model` then.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or needs another beside it and is not the model.onnx of a folder, which
+            keeps the two together.
     """
     need_onnx()
     import onnx
 
-    large = weight_bytes(model) > most
+    size = sum(len(weight.raw_data) for weight in model.graph.initializer)
+    large = size > most
+    if large and path.name != NAME:
+        raise InputError(f"the weights are {size / 1e9:.1f} GB, more than one ONNX file holds; give a folder")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name

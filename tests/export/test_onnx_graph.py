@@ -12,9 +12,8 @@ import onnxruntime
 import pytest
 
 from ssljax.errors import InputError
-from ssljax.export import onnx_graph
 from ssljax.export.network import Network
-from ssljax.export.onnx_graph import to_model, write, write_model
+from ssljax.export.onnx_graph import to_model, write
 from ssljax.models.pure import Pure, combine
 from ssljax.models.resnet import resnet
 from ssljax.models.vit import vit
@@ -99,7 +98,7 @@ def test_half_precision_halves_the_file_and_keeps_the_sums(tmp_path):
     given, model = network(VIT | {"width": 96})
     pixels, sizes = images(2, 32), []
     for dtype in ("float32", "float16"):
-        write_model(to_model(given, dtype), tmp_path / f"{dtype}.onnx")
+        write(to_model(given, dtype), tmp_path / f"{dtype}.onnx")
         sizes.append((tmp_path / f"{dtype}.onnx").stat().st_size)
     assert sizes[1] < 0.55 * sizes[0]
     theirs = run(str(tmp_path / "float16.onnx"), pixels)
@@ -109,7 +108,7 @@ def test_half_precision_halves_the_file_and_keeps_the_sums(tmp_path):
 def test_files_are_the_same_each_time_and_say_what_was_given(tmp_path):
     given, _ = network(VIT)
     for name in ("one.onnx", "other.onnx"):
-        write(given, tmp_path / name, record={"heads": 3})
+        write(to_model(given, metadata={"ssljax": '{"heads": 3}'}), tmp_path / name)
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
     session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
     assert session.get_modelmeta().custom_metadata_map == {"ssljax": '{"heads": 3}'}
@@ -122,20 +121,19 @@ def test_large_weights_lie_beside_the_model(tmp_path):
     for dtype in ("float32", "float16"):
         path = tmp_path / dtype / "model.onnx"
         path.parent.mkdir()
-        write_model(to_model(given, dtype), path, most=10_000)
+        write(to_model(given, dtype), path, most=10_000)
         assert sorted(file.name for file in path.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
         assert path.stat().st_size < 40_000
-        write_model(to_model(given, dtype), path.with_name("whole.onnx"))
+        write(to_model(given, dtype), path.with_name("whole.onnx"))
         pixels = images(1, 32)
         theirs, whole = (run(str(file), pixels) for file in (path, path.with_name("whole.onnx")))
         assert largest_difference(theirs, whole) == 0.0
 
 
-def test_too_large_for_a_file_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 10_000)
+def test_too_large_for_a_file_is_told(tmp_path):
     given, _ = network(VIT)
     with pytest.raises(InputError, match="0.0 GB, more than one ONNX file holds; give a folder"):
-        write(given, tmp_path / "encoder.onnx")
+        write(to_model(given), tmp_path / "encoder.onnx", most=10_000)
     assert not list(tmp_path.iterdir())
 
 
@@ -151,10 +149,10 @@ def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="float16 cannot hold patch.kernel"):
         to_model(given, "float16")
     with pytest.raises(InputError, match="cannot be written"):
-        write_model(to_model(given), tmp_path / "missing" / "model.onnx")
+        write(to_model(given), tmp_path / "missing" / "model.onnx")
     monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_model(to_model(given), tmp_path / "model.onnx")
+        write(to_model(given), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, which is not installed: pip install 'ssljax\[onnx\]'"):
@@ -164,7 +162,7 @@ def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
 @pytest.mark.long
 def test_vit_small_at_full_size(tmp_path):
     given, model = network(dict(name="vit", size="s", image_size=224, patch_size=16))
-    write_model(to_model(given), tmp_path / "model.onnx")
+    write(to_model(given), tmp_path / "model.onnx")
     pixels = images(2, 224)
     difference = largest_difference(run(str(tmp_path / "model.onnx"), pixels), ours(model, given, pixels))
     assert difference < 1e-4
