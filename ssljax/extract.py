@@ -67,7 +67,7 @@ def extract(
             and `attention` [n, h, p], and `metadata` (JSON); or a .parquet with the columns `name`, `features` and so
             on, arrays as lists of a fixed length, whose shapes are in the schema's metadata `ssljax`.
         workdir: Of a run, or
-        weights: what `ssljax export` wrote.
+        weights: a file or folder of weights, see `read_network`.
         step: Which checkpoint of the run; the newest by default.
         size: Side of the images in pixels; by default what the encoder was trained on.
         batch_size: Images encoded at once, over all devices.

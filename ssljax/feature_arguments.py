@@ -20,7 +20,7 @@ def add_features(verbs: Any) -> None:
     )
     features.add_argument("--workdir", type=Path, help="folder of a run")
     features.add_argument("--step", type=int, help="which checkpoint of it (default: the newest)")
-    features.add_argument("--weights", type=Path, metavar="FILE", help="instead of a run, what ssljax export wrote")
+    features.add_argument("--weights", type=Path, metavar="PLACE", help="instead of a run, weights")
     features.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.npz or FILE.parquet")
     features.add_argument("--size", type=positive, help="side of the images in pixels (default: the training's)")
     features.add_argument(

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
 
 from ssljax import build
 from ssljax.data.imagefile import read_image
 from ssljax.data.images import evaluation_view
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
-from ssljax.export.read import read_encoder
+from ssljax.export.network import encoder_of
+from ssljax.export.read import read_network
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -103,7 +105,7 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | N
     """Return the encoder of a run or of exported weights.
 
     Args:
-        path: The folder of a run, or what `ssljax export` wrote.
+        path: The folder of a run, or a file or folder of weights, see `read_network`.
         step: Which checkpoint of a run; the newest by default.
         size: Side in pixels of the images that `prepare` cuts; by default what it was trained on.
 
@@ -114,16 +116,23 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | N
     if (path / "checkpoints").is_dir():
         run = build.restore(path, step)
         encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
-        trained = build.image_size(run.config)
+        trained = _image_size(run.config)
         source = {"workdir": str(path), "step": int(run.state.step)}
     elif not path.exists():
-        raise InputError(f"{path} does not exist; give the folder of a run, or what ssljax export wrote.")
+        raise InputError(f"{path} does not exist; give the folder of a run, or weights.")
     elif step is not None:
         raise InputError(f"step says which checkpoint of a run, and {path} is none; leave it out.")
     else:
-        encoder = read_encoder(path)
-        trained, source = getattr(encoder.model.abstract, "image_size", _SIZE), {"weights": str(path)}
+        network = read_network(path)
+        encoder, trained, source = encoder_of(network), network.image_size or _SIZE, {"weights": str(path)}
     return of(encoder, trained if size is None else size, source)
+
+
+def _image_size(config: ConfigDict) -> int:
+    try:
+        return build.image_size(config)
+    except InputError:  # of an imported ResNet nobody may know it
+        return _SIZE
 
 
 def of(encoder: Encoder, size: int, source: dict[str, Any]) -> Pretrained:

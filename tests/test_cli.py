@@ -11,6 +11,7 @@ import pytest
 from pictures import make_folder
 from videos import make_video
 
+import ssljax
 from ssljax.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,16 @@ def test_export_report_and_show_write_what_they_say(folder, capsys):
     video = f"--config.data.video={folder / 'data'}"
     assert main(["show", "views", "--config", "configs/dora.py:smoke", "--output", str(sheet), video]) == 0
     assert sheet.stat().st_size > 1000
+
+
+def test_features_of_a_run(folder):
+    features = folder / "features.npz"
+    assert main(["features", str(folder / "data"), "--workdir", str(folder / "run"), "--output", str(features)]) == 0
+    encoder = ssljax.load(folder / "run")
+    assert encoder.source["step"] == 2
+    with np.load(features) as found:
+        assert found["times"].tolist() == [0, 1, 2, 3]
+        assert found["features"].shape == (4, encoder.width)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def exported(tmp_path_factory):
     model = Pure(functools.partial(ViT, image_size=32, patch_size=8, width=48, depth=2, heads=3, registers=2))
     encoder = Encoder(model, model.init(jax.random.key(0)))
     path = tmp_path_factory.mktemp("exported") / "encoder.safetensors"
-    export_encoder(encoder, path)
+    export_encoder(encoder, path, format="safetensors")
     return encoder, path
 
 

@@ -30,7 +30,7 @@ def exported(tmp_path_factory):
     model = Pure(functools.partial(ViT, **sizes))
     encoder = Encoder(model, model.init(jax.random.key(0)))
     path = tmp_path_factory.mktemp("exported") / "encoder.safetensors"
-    export_encoder(encoder, path)
+    export_encoder(encoder, path, format="safetensors")
     return encoder, path
 
 

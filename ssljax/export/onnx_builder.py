@@ -24,9 +24,11 @@ class Graph:
     """Operators, weights and outputs as they are added; every operator returns its output's name."""
 
     def __init__(self, *, half: bool) -> None:
+        from onnx import ModelProto
+
         self.half = half
-        self.nodes: list[Any] = []
-        self.weights: list[Any] = []
+        self.proto = ModelProto()  # filled as it is: helper.make_graph and make_model each copy the weights
+        self.nodes, self.weights = self.proto.graph.node, self.proto.graph.initializer
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output."""
@@ -79,8 +81,9 @@ class Graph:
         from onnx import TensorProto, helper
 
         infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-        graph = helper.make_graph(self.nodes, "encoder", infos[:1], infos[1:], self.weights)
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ssljax")
-        helper.set_model_props(model, dict(metadata))
-        return model
+        self.proto.graph.name, self.proto.producer_name, self.proto.ir_version = "encoder", "ssljax", IR_VERSION
+        self.proto.graph.input.extend(infos[:1])
+        self.proto.graph.output.extend(infos[1:])
+        self.proto.opset_import.append(helper.make_opsetid("", OPSET))
+        helper.set_model_props(self.proto, dict(metadata))
+        return self.proto

@@ -26,6 +26,8 @@ from ssljax.models.vit import vit
 DTYPES = ("float32", "float16")
 MOST_BYTES = 2**31 - 2**24
 """Of weights in the model's own file, which protobuf bounds at 2 GiB; more go to a file beside it."""
+NAME = "model.onnx"
+"""Of a model in a folder."""
 
 
 def to_model(
@@ -69,17 +71,21 @@ def to_model(
 
 
 def write(model: Any, path: Path, *, most: int = MOST_BYTES) -> None:
-    """Write a model, checked by onnx; weights of more than `most` bytes go to PATH.data, which must stay beside it.
+    """Write a model, checked by onnx; weights of more than `most` bytes go to a file beside it, model.onnx.data.
 
     Such weights are moved, not copied: they are no longer in `model` then.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, or needs another beside it and is not the model.onnx of a folder, which
+            keeps the two together.
     """
     need_onnx()
     import onnx
 
-    large = sum(len(weight.raw_data) for weight in model.graph.initializer) > most
+    size = sum(len(weight.raw_data) for weight in model.graph.initializer)
+    large = size > most
+    if large and path.name != NAME:
+        raise InputError(f"the weights are {size / 1e9:.1f} GB, more than one ONNX file holds; give a folder")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name

@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 from typing import Any
 
 import jax
@@ -109,7 +108,7 @@ def test_half_precision_halves_the_file_and_keeps_the_sums(tmp_path):
 def test_files_are_the_same_each_time_and_say_what_was_given(tmp_path):
     given, _ = network(VIT)
     for name in ("one.onnx", "other.onnx"):
-        write(to_model(given, metadata={"ssljax": json.dumps({"heads": 3})}), tmp_path / name)
+        write(to_model(given, metadata={"ssljax": '{"heads": 3}'}), tmp_path / name)
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
     session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
     assert session.get_modelmeta().custom_metadata_map == {"ssljax": '{"heads": 3}'}
@@ -129,6 +128,13 @@ def test_large_weights_lie_beside_the_model(tmp_path):
         pixels = images(1, 32)
         theirs, whole = (run(str(file), pixels) for file in (path, path.with_name("whole.onnx")))
         assert largest_difference(theirs, whole) == 0.0
+
+
+def test_too_large_for_a_file_is_told(tmp_path):
+    given, _ = network(VIT)
+    with pytest.raises(InputError, match="0.0 GB, more than one ONNX file holds; give a folder"):
+        write(to_model(given), tmp_path / "encoder.onnx", most=10_000)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
