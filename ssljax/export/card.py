@@ -32,8 +32,12 @@ model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True)
     "transformers": """```python
 from transformers import AutoModel
 
-model = AutoModel.from_pretrained("PATH/TO/THIS/FOLDER")
-```""",
+model = AutoModel.from_pretrained("PATH/TO/THIS/FOLDER")  # of a ViTModel with add_pooling_layer=False
+outputs = model(pixel_values)  # of a ViTModel at other sizes with interpolate_pos_encoding=True
+```
+
+Positions of other sizes are interpolated there in its own way; `ssljax export --image-size` writes those of this
+package for one size.""",
     "torchvision": """```python
 import torch, torchvision
 from safetensors.torch import load_file

@@ -71,13 +71,18 @@ def read(path: Path) -> Contents:
         InputError: Nothing is there, it is cut short or of another kind, or it is a pickle that wants to run code.
     """
     if path.is_dir():
-        config = _json(path / "config.json") if (path / "config.json").is_file() else {}
         for name in FOLDER_WEIGHTS:
             if (path / name).is_file():
-                return read(path / name)._replace(config=config)
+                return read(path / name)
         raise InputError(f"{path} holds no weights; a folder of weights has one of {', '.join(FOLDER_WEIGHTS)} in it.")
     if not path.is_file():
         raise InputError(f"{path} does not exist; name a file of weights, or a folder with one.")
+    beside = path.with_name("config.json")
+    config = _json(beside) if path.name in FOLDER_WEIGHTS and beside.is_file() else {}
+    return _read_file(path)._replace(config=config)
+
+
+def _read_file(path: Path) -> Contents:
     if path.name.endswith(".safetensors.index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -127,7 +132,7 @@ def _read_shards(path: Path) -> Contents:
     for name in sorted(set(index.values())):
         if Path(name).name != name:
             raise InputError(f"{path} names {name!r}, which is not in its folder; fetch it again.")
-        state |= read(path.parent / name).state
+        state |= _read_file(path.parent / name).state
     missing = sorted(index.keys() - state.keys())
     if missing:
         raise InputError(f"{path} names the array {missing[0]}, which {index[missing[0]]} lacks; fetch both again.")

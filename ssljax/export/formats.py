@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,13 +41,14 @@ FORMATS = {
 READABLE = tuple(name for name, format in FORMATS.items() if format.module is not None)
 
 
-def format_of(state: Mapping[str, np.ndarray], place: object) -> str:
-    """Return the format that a file's names are of.
+def format_of(state: Mapping[str, np.ndarray], config: Mapping[str, Any], place: object) -> str:
+    """Return the format that a file's names are of; of a plain ViT, which timm names as DINO does, its config says it.
 
     Raises:
         InputError: They are of none.
     """
-    for name in READABLE:
+    first = "timm" if "architecture" in config else "torchvision"
+    for name in sorted(READABLE, key=lambda name: (name != first, name == "timm")):
         module = FORMATS[name].module
         if module is not None and module.recognises(state):
             return name

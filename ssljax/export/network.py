@@ -108,9 +108,23 @@ def with_image_size(network: Network, size: int) -> Network:
         raise InputError("a decoder goes with the size that it was trained on; leave --with-head or --image-size out")
     model = build.model("encoder", arguments)
     grid = model.abstract.grid(size, size)
-    positions = np.asarray(model(network.params["encoder"], grid, method="positions"))
+    positions = _positions(model, network.params["encoder"], grid)
     params = network.params | {"encoder": network.params["encoder"] | {"position": positions}}
     return network._replace(arguments=network.arguments | {"encoder": arguments | {"image_size": size}}, params=params)
+
+
+def with_arguments(network: Network, arguments: Mapping[str, Any]) -> Network:
+    """Return the network with arguments that are known in the place of those that its arrays suggest.
+
+    A head whose prototypes may learn their lengths, all still one, looks like one whose lengths are fixed.
+    """
+    params = dict(network.params)
+    for role, known in arguments.items():
+        last = params.get(role, {}).get("last", {})
+        if known.get("norm_last_layer") is False and "kernel" in last and "gain" not in last:
+            gain = np.ones(last["kernel"].shape[1], np.float32)
+            params[role] = params[role] | {"last": last | {"gain": gain}}
+    return network._replace(arguments=dict(arguments), params=params)
 
 
 def check_shapes(network: Network, place: object) -> None:
@@ -157,8 +171,12 @@ def _encoder_params(encoder: Encoder) -> Params:
     params, module = dict(encoder.params), encoder.model.abstract
     if isinstance(module, ViT):
         grid = module.grid(module.image_size, module.image_size)
-        params["position"] = encoder.model(encoder.params, grid, method="positions")
+        params["position"] = _positions(encoder.model, encoder.params, grid)
     return _arrays(params)
+
+
+def _positions(model: Pure, params: Params, grid: tuple[int, int]) -> np.ndarray:
+    return np.asarray(jax.jit(lambda params: model(params, grid, method="positions"))(params))
 
 
 def _arrays(params: Params) -> Params:

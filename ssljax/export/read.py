@@ -10,7 +10,7 @@ import jax
 from ssljax.errors import InputError
 from ssljax.export import files
 from ssljax.export.formats import FORMATS, READABLE, format_of
-from ssljax.export.network import Network, check_shapes, encoder_of
+from ssljax.export.network import Network, check_shapes, encoder_of, with_arguments
 from ssljax.objectives.base import Encoder
 
 
@@ -32,7 +32,9 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     if format != "auto" and format not in READABLE:
         raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
     contents = files.read(path)
-    found = contents.record.get("format") or (format if format != "auto" else format_of(contents.state, path))
+    found = contents.record.get("format") or (
+        format if format != "auto" else format_of(contents.state, contents.config, path)
+    )
     if found not in READABLE or (format != "auto" and format != found):
         raise InputError(f"{path} is of the format {found!r}, not {format!r}; leave --format out, and it is found.")
     module = FORMATS[found].module
@@ -77,7 +79,7 @@ def _recorded(network: Network, record: dict[str, object], path: Path) -> Networ
         assert all(isinstance(section, dict) for section in arguments.values())
     except (KeyError, AssertionError) as error:
         raise InputError(f"{path} does not say in its metadata what it holds; export it again.") from error
-    return network._replace(arguments=arguments, source=source, averaged=bool(averaged), notes=())
+    return with_arguments(network, arguments)._replace(source=source, averaged=bool(averaged), notes=())
 
 
 def _conversions(contents: files.Contents) -> tuple[str, ...]:

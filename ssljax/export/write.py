@@ -12,7 +12,7 @@ from ssljax.export import check as checking
 from ssljax.export import files, onnx_graph
 from ssljax.export.card import card
 from ssljax.export.formats import FORMATS, Format
-from ssljax.export.network import Network, check_shapes, network_of, with_image_size
+from ssljax.export.network import Network, check_shapes, network_of, with_arguments, with_image_size
 from ssljax.objectives.base import Encoder
 
 TOLERANCE = 1e-4
@@ -142,7 +142,7 @@ def _as_written(network: Network, read: Network, path: Path) -> Network:
         if (own["layer_scale"] is None) != (found["layer_scale"] is None):
             own = own | {"layer_scale": found["layer_scale"]}
     written = network._replace(arguments=network.arguments | {"encoder": own})
-    check_shapes(read._replace(arguments=written.arguments), path)
+    check_shapes(with_arguments(read, written.arguments), path)
     return written
 
 
