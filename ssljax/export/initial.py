@@ -202,7 +202,9 @@ def _head(
     role: str,
     whose: str,
 ) -> tuple[dict[tuple[str, ...], np.ndarray], list[str]]:
-    """Return a head's arrays where all of them fit, else none."""
+    """Return a head's arrays where all of them fit, else none; fixed lengths of prototypes are learned on from one."""
+    if (path := ("last", "gain")) in target and path not in source:
+        source = {**source, path: np.ones(target[path], np.float32)}
     shapes = {path: array.shape for path, array in source.items()}
     if shapes == dict(target):
         count = sum(array.size for array in source.values())

@@ -32,10 +32,9 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     if format != "auto" and format not in READABLE:
         raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
     contents = files.read(path)
-    found = contents.record.get("format") or (
-        format if format != "auto" else format_of(contents.state, contents.config, path)
-    )
-    if found not in READABLE or (format != "auto" and format != found):
+    told = None if format == "auto" else format
+    found = contents.record.get("format") or told or format_of(contents.state, contents.config, path)
+    if found not in READABLE or found != (told or found):
         raise InputError(f"{path} is of the format {found!r}, not {format!r}; leave --format out, and it is found.")
     module = FORMATS[found].module
     assert module is not None
