@@ -46,7 +46,8 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
         network = _recorded(network, contents.record, path)
     if heads is not None:
         encoder = network.arguments["encoder"] | {"heads": heads}
-        network = network._replace(arguments=network.arguments | {"encoder": encoder})
+        assumed = network.assumed - {"encoder"}
+        network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed)
     check_shapes(network, path)
     return network._replace(notes=(*contents.notes, *network.notes, *_conversions(contents)))
 
@@ -78,7 +79,9 @@ def _recorded(network: Network, record: dict[str, object], path: Path) -> Networ
         assert all(isinstance(section, dict) for section in arguments.values())
     except (KeyError, AssertionError) as error:
         raise InputError(f"{path} does not say in its metadata what it holds; export it again.") from error
-    return with_arguments(network, arguments)._replace(source=source, averaged=bool(averaged), notes=())
+    return with_arguments(network, arguments)._replace(
+        source=source, averaged=bool(averaged), notes=(), assumed=frozenset()
+    )
 
 
 def _conversions(contents: files.Contents) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
     model_args = config.get("model_args", {})
     notes += _unfold(left, model_args.get("no_embed_class"))
     arguments, params, more = read_vit(left, heads=model_args.get("num_heads"), antialias=True)
-    return Network({"encoder": arguments}, {"encoder": params}, notes=(*notes, *more))
+    assumed = frozenset() if "num_heads" in model_args else frozenset({"encoder"})
+    return Network({"encoder": arguments}, {"encoder": params}, notes=(*notes, *more), assumed=assumed)
 
 
 def _unfold(state: dict[str, np.ndarray], patches_alone: bool | None) -> list[str]:
