@@ -12,6 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from ssljax import build
+from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.models.pure import Params, Pure, combine
 from ssljax.models.resnet import DEPTHS, ResNet
@@ -136,7 +137,7 @@ def check_shapes(network: Network, place: object) -> None:
         InputError: Arguments make no model, or arrays are missing, surplus, of another shape, or not finite.
     """
     for role, arguments in network.arguments.items():
-        if arguments.get("name") not in build.CONSTRUCTORS["models"]:  # what a file says is not to be imported and run
+        if arguments.get("name") not in CONSTRUCTORS["models"]:  # what a file says is not to be imported and run
             raise InputError(f"{place} says that its {role} is a {arguments.get('name')!r}, which is no model of ours.")
     models = {role: build.model(role, arguments) for role, arguments in network.arguments.items()}
     for part in (network.params, network.twin):
