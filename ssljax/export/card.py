@@ -70,10 +70,10 @@ def card(network: Network, format: str, dtype: str) -> str:
     tags = ["image-feature-extraction", *([objective] if objective else []), "ssljax"]
     front = [
         "---",
-        f"license: {license}",
+        f"license: {_quoted(license)}",
         f"library_name: {_library(format)}",
         "tags:",
-        *(f"- {tag}" for tag in tags),
+        *(f"- {_quoted(tag)}" for tag in tags),
         "---",
     ]
     parts = [
@@ -93,6 +93,11 @@ def card(network: Network, format: str, dtype: str) -> str:
     if source.get("config"):
         parts += ["## Config", f"```json\n{json.dumps(source['config'], indent=2)}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a string as YAML takes it, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _architecture(arguments: dict[str, Any]) -> str:
