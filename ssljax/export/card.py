@@ -115,8 +115,8 @@ def _library(format: str) -> str:
 
 def _what(network: Network, dtype: str) -> str:
     rows = []
-    for role, arguments in network.arguments.items():
-        values = ", ".join(f"{name} {value}" for name, value in arguments.items() if name != "name")
+    for role, arguments in sorted(network.arguments.items()):
+        values = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if name != "name")
         rows.append(f"- {role}: {arguments['name']} ({values})")
     return "\n".join([*rows, f"- weights in {dtype}{', a moving average' if network.averaged else ''}"])
 

@@ -191,11 +191,13 @@ def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]
     """Write arrays to a .safetensors, .npz or .pth file of this very name, with the record where it can hold one.
 
     Raises:
-        InputError: .pth is asked for without PyTorch.
+        InputError: .pth is asked for without PyTorch, or bfloat16 of .npz.
         OSError: It cannot be written.
     """
     text = json.dumps(record)
     if path.suffix == ".npz":
+        if any(array.dtype == ml_dtypes.bfloat16 for array in state.values()):
+            raise InputError(f"{path}: NumPy's files have no bfloat16; write float16 or float32, or another format.")
         np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
     elif path.suffix == ".safetensors":
         try:

@@ -98,8 +98,9 @@ def write_network(
 
 
 def record_of(network: Network, format: str) -> dict[str, Any]:
-    """Return what a file says of its network, for its metadata: JSON values."""
-    record = {"format": format, "arguments": network.arguments, "averaged": network.averaged}
+    """Return what a file says of its network, for its metadata: JSON values, in the same order for the same network."""
+    arguments = {role: dict(sorted(section.items())) for role, section in sorted(network.arguments.items())}
+    record = {"format": format, "arguments": arguments, "averaged": network.averaged}
     record["source"] = dict(network.source)
     return json.loads(json.dumps(record))
 
@@ -121,7 +122,7 @@ def _write_weights(network: Network, format: str, path: Path, dtype: str) -> Net
         model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
         onnx_graph.write(model, path)
         return network
-    state = module.to_state(network)
+    state = dict(sorted(module.to_state(network).items()))
     written = _as_written(network, module.from_state(state, _config(module, network)))
     files.write(files.cast(state, dtype), path, record_of(written, format))
     return written

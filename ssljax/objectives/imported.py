@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class Imported:
     source: str = "{}"
     image_size: int | None = None
     averaged: bool = False
-    twin: tuple[str, ...] = ()
+    twin: Sequence[str] = ()
     head: Pure | None = None
     patch_head: Pure | None = None
     decoder: Pure | None = None

@@ -1,21 +1,19 @@
 """What is written is read, kept as a run and written again: the same bytes, and the same features."""
 
 import functools
-import json
-import math
-import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from released import DECODER, HEAD, MLP, RESNET, VIT, assert_same_params, model, network
+from safetensors.numpy import save_file
 
 from ssljax.cli import main
+from ssljax.errors import InputError
 from ssljax.export import read_network, write_network
 from ssljax.export.formats import FORMATS
 from ssljax.export.official import to_state
-from ssljax.export.runs import network_of_run, write_run
+from ssljax.export.runs import network_of_run
 
 RATIO = VIT | dict(position_offset=0.0)  # positions are interpolated by the ratio of sizes, as in MAE and MoCo v3
 V2 = VIT | dict(layer_scale=0.5, mask_token=True)
@@ -89,32 +87,150 @@ def assert_same_files(one, other):
     assert contents(one) == contents(other)
 
 
+def as_held(ours, format):
+    """Return a network as a format keeps it: timm has no mask token, and CLS's position in its token with registers."""
+    if format != "timm" or ours.arguments["encoder"]["name"] != "vit":
+        return ours
+    encoder = {name: part for name, part in ours.params["encoder"].items() if name != "mask"}
+    if "register" in encoder:
+        position = encoder["position"].copy()
+        encoder["cls"], position[0] = encoder["cls"] + position[0], 0.0
+        encoder["position"] = position
+    return ours._replace(
+        arguments={"encoder": ours.arguments["encoder"] | {"mask_token": False}}, params={"encoder": encoder}
+    )
+
+
 @pytest.mark.parametrize(("format", "name"), [(format, name) for format, names in HELD.items() for name in names])
 def test_there_and_back(format, name, tmp_path):
+    """Of the same parameters and arguments the features are the same as well."""
     ours = made(name)
-    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "half", tmp_path / "half again"]
-    write_network(ours, folders[0], format=format)
-    back = read_network(folders[0])
-    write_network(back, folders[1], format=format)
-    assert_same_files(*folders[:2])
+    write_network(ours, tmp_path / "one", format=format)
+    back = read_network(tmp_path / "one")
+    write_network(back, tmp_path / "two", format=format)
+    assert_same_files(tmp_path / "one", tmp_path / "two")
     assert (back.source, back.averaged, back.notes) == (SOURCE, ours.averaged, ())
-    assert "README.md" in contents(folders[0])
+    assert back.arguments == as_held(ours, format).arguments
+    assert_same_params(back.params, as_held(ours, format).params)
 
-    dtype = "bfloat16" if format != "npz" else "float16"
-    write_network(ours, folders[2], format=format, dtype=dtype)
-    write_network(read_network(folders[2]), folders[3], format=format, dtype=dtype)
-    assert_same_files(*folders[2:])
 
-    lost = {"timm": ("mask_token",), "transformers": ()}.get(format, ())
-    folded = format == "timm" and ours.arguments["encoder"].get("registers")
-    expected = {role: dict(arguments) for role, arguments in ours.arguments.items()}
-    expected["encoder"] |= {key: False for key in lost if key in expected["encoder"]}
-    assert back.arguments == expected
-    params = {role: dict(part) for role, part in ours.params.items()}
-    for key in ("mask",) if lost else ():
-        params["encoder"].pop(key, None)
-    if folded:  # the position of CLS is part of its token there
-        position = params["encoder"]["position"].copy()
-        params["encoder"]["cls"], position[0] = params["encoder"]["cls"] + position[0], 0.0
-        params["encoder"]["position"] = position
-    assert_same_params(back.params, params)  # of the same arguments: the features are the same as well
+@pytest.mark.parametrize("format", [format for format in HELD if HELD[format] != list(NETWORKS)])
+def test_what_a_format_cannot_hold_is_told(format, tmp_path):
+    for name in NETWORKS.keys() - HELD[format]:
+        with pytest.raises(InputError):
+            write_network(made(name), tmp_path / "folder", format=format)
+    assert not list(tmp_path.iterdir())
+
+
+HALVES = [
+    ("dino", "lengths"),
+    ("dino", "mae"),
+    ("timm", "registers"),
+    ("transformers", "mae"),
+    ("transformers", "registers alone"),
+    ("torchvision", "basic"),
+    ("safetensors", "moco"),
+    ("npz", "bottleneck"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("format", "name"), HALVES)
+def test_halves(format, name, dtype, tmp_path):
+    """As single files, where there are."""
+    suffix = next(iter(FORMATS[format].suffixes), "")
+    ours, one, two = made(name), tmp_path / f"one{suffix}", tmp_path / f"two{suffix}"
+    if (format, dtype) == ("npz", "bfloat16"):
+        with pytest.raises(InputError, match=r"one.npz: NumPy's files have no bfloat16"):
+            write_network(ours, one, format=format, dtype=dtype)
+        assert not list(tmp_path.iterdir())
+        return
+    write_network(ours, one, format=format, dtype=dtype)
+    back = read_network(one)
+    write_network(back, two, format=format, dtype=dtype)
+    assert_same_files(one, two)
+    close = {"float16": 5e-4, "bfloat16": 4e-3}[dtype]  # a half's bits; the smallest numbers keep fewer
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=close, atol=1e-6), back.params, as_held(ours, format).params
+    )
+    assert [dtype in note for note in back.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("dino", "lengths of one"),
+        ("dino", "patch head"),
+        ("dino", "moco"),
+        ("timm", "SwiGLU"),
+        ("timm", "registers"),
+        ("transformers", "mae"),
+        ("transformers", "bottleneck"),
+        ("torchvision", "basic"),
+        ("safetensors", "cifar"),
+        ("npz", "moco of a resnet"),
+    ],
+)
+def test_an_imported_run_is_exported_as_it_was(format, name, tmp_path, capsys):
+    one, run, two = (tmp_path / name for name in ("one", "run", "two"))
+    write_network(made(name), one, format=format)
+    assert main(["import", "--from", f"{one}", "--output", f"{run}"]) == 0
+    told = capsys.readouterr().out
+    heads = ["--with-head"] * (name in HEADS)
+    assert main(["export", "--workdir", f"{run}", "--format", format, *heads, "--output", f"{two}"]) == 0
+    assert_same_files(one, two)
+    for role in made(name).params:
+        assert f"matched    {role}: " in told
+    assert sorted(file.name for file in run.iterdir()) == ["checkpoints", "config.json"]
+
+
+def test_both_copies_of_a_training_checkpoint(tmp_path, capsys):
+    arguments = NETWORKS["head"]
+    student, teacher = (network(seed, **arguments) for seed in (1, 2))
+    state = {
+        f"{copy}.{key}": array
+        for copy, net in (("student", student), ("teacher", teacher))
+        for key, array in to_state(net).items()
+    }
+    save_file(state, tmp_path / "checkpoint.safetensors")
+    run = tmp_path / "run"
+    assert main(["import", "--from", f"{tmp_path / 'checkpoint.safetensors'}", "--output", f"{run}"]) == 0
+    assert "matched    student's head: 7 arrays" in capsys.readouterr().out
+    for copy, expected in (("image", teacher), ("teacher", teacher), ("student", student)):
+        found = network_of_run(run, copy=copy, heads=True)
+        assert found.averaged == (copy != "student")
+        assert_same_params(found.params, expected.params)
+
+
+@pytest.mark.parametrize("format", [format for format in HELD if format != "torchvision"])
+def test_features_at_the_native_and_at_another_size(format, tmp_path):
+    """Equal at both; and at the other one where its positions were resampled for good."""
+    ours, encode = made("registers"), _encode("registers")
+    for size in (None, 48):
+        write_network(ours, tmp_path / "one", format=format, image_size=size)
+        back = read_network(tmp_path / "one")
+        assert back.arguments["encoder"]["image_size"] == back.image_size == (size or 32)
+        write_network(back, tmp_path / "two", format=format)
+        assert_same_files(tmp_path / "one", tmp_path / "two")
+        for side in (32, 48) if size is None else (48,):
+            images = np.random.default_rng(side).normal(size=(2, side, side, 3)).astype(np.float32)
+            expected = encode(ours.params["encoder"], images)
+            params = back.params["encoder"] | {"mask": ours.params["encoder"]["mask"]}  # which features have no use for
+            found = (encode if size is None else _encode("registers", size))(params, images)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 if format == "timm" else 0)
+
+
+@functools.cache
+def _encode(name, size=None):
+    arguments = made(name).arguments["encoder"] | ({"image_size": size} if size else {})
+    return jax.jit(lambda params, images: model(arguments)(params, images)[:2])
+
+
+def test_onnx_of_what_was_read_is_the_same(tmp_path):
+    pytest.importorskip("onnx")
+    for name in ("registers", "bottleneck"):
+        write_network(made(name), tmp_path / "weights.safetensors", format="safetensors")
+        for i, given in enumerate((made(name), read_network(tmp_path / "weights.safetensors"))):
+            write_network(given, tmp_path / f"{i}", format="onnx", dtype="float16")
+        assert_same_files(tmp_path / "0", tmp_path / "1")
