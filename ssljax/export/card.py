@@ -70,10 +70,10 @@ def card(network: Network, format: str, dtype: str) -> str:
     tags = ["image-feature-extraction", *([objective] if objective else []), "ssljax"]
     front = [
         "---",
-        f"license: {license}",
+        f"license: {_quoted(license)}",
         f"library_name: {_library(format)}",
         "tags:",
-        *(f"- {tag}" for tag in tags),
+        *(f"- {_quoted(tag)}" for tag in tags),
         "---",
     ]
     parts = [
@@ -95,6 +95,11 @@ def card(network: Network, format: str, dtype: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _quoted(text: str) -> str:
+    """Return a string as YAML takes it, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _architecture(arguments: dict[str, Any]) -> str:
     if arguments["name"] == "resnet":
         whole = DEPTHS[arguments["depth"]][0] == tuple(arguments["blocks"])
@@ -110,8 +115,8 @@ def _library(format: str) -> str:
 
 def _what(network: Network, dtype: str) -> str:
     rows = []
-    for role, arguments in network.arguments.items():
-        values = ", ".join(f"{name} {value}" for name, value in arguments.items() if name != "name")
+    for role, arguments in sorted(network.arguments.items()):
+        values = ", ".join(f"{name} {value}" for name, value in sorted(arguments.items()) if name != "name")
         rows.append(f"- {role}: {arguments['name']} ({values})")
     return "\n".join([*rows, f"- weights in {dtype}{', a moving average' if network.averaged else ''}"])
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
-import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +25,17 @@ RECORD = "ssljax"
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
+INDEX = ".index.json"
+"""How the name of a file ends that says which of several holds which arrays."""
+
 FOLDER_WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model.npz",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 """What the weights in a folder are called, the first that is there being read."""
-
-WRITTEN = (
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    "model.safetensors",
-    "model.npz",
-    "model.onnx",
-    "model.onnx.data",
-)
-"""What a folder of ours may hold; one that holds anything else is never replaced."""
 
 
 class Contents(NamedTuple):
@@ -79,12 +69,14 @@ def read(path: Path) -> Contents:
         raise InputError(f"{path} does not exist; name a file of weights, or a folder with one.")
     beside = path.with_name("config.json")
     config = _json(beside) if path.name in FOLDER_WEIGHTS and beside.is_file() else {}
-    return _read_file(path)._replace(config=config)
+    contents = _read_shards(path) if path.name.endswith(INDEX) else _read_file(path)
+    for name, array in contents.state.items():
+        if array.dtype.kind not in "fiub" and array.dtype not in HALVES:
+            raise InputError(f"{path} holds {name} in {array.dtype}, which no weights are in; give another file.")
+    return contents._replace(config=config)
 
 
 def _read_file(path: Path) -> Contents:
-    if path.name.endswith(".safetensors.index.json"):
-        return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix == ".npz":
@@ -113,37 +105,43 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _bfloat16(path: Path, names: list[str]) -> State:
-    """Return arrays that NumPy has no type for, which the library therefore refuses."""
+    """Return arrays that NumPy has no type for, which the library therefore refuses; it has checked the header."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     arrays = {}
     for name in names:
         offset, shape = 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"])
-        arrays[name] = np.array(np.memmap(path, ml_dtypes.bfloat16, "r", offset, shape or (1,))).reshape(shape)
+        bits = np.fromfile(path, np.uint16, math.prod(shape), offset=offset)
+        arrays[name] = bits.view(ml_dtypes.bfloat16).reshape(shape)
     return arrays
 
 
 def _read_shards(path: Path) -> Contents:
     index = _json(path).get("weight_map")
-    if not isinstance(index, dict) or not index:
+    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
         raise InputError(f"{path} has no weight_map, which says where each array is; fetch it again.")
     state: State = {}
+    notes: dict[str, None] = {}
     for name in sorted(set(index.values())):
-        if Path(name).name != name:
-            raise InputError(f"{path} names {name!r}, which is not in its folder; fetch it again.")
-        state |= _read_file(path.parent / name).state
+        if Path(name).name != name or not (path.parent / name).is_file():
+            raise InputError(f"{path} names {name!r}, which is no file of its folder; fetch both again.")
+        shard = _read_file(path.parent / name)
+        if twice := sorted(state.keys() & shard.state.keys()):
+            raise InputError(f"{path} names {name!r}, which holds {twice[0]} a second time; fetch all files again.")
+        state |= shard.state
+        notes |= dict.fromkeys(shard.notes)
     missing = sorted(index.keys() - state.keys())
     if missing:
         raise InputError(f"{path} names the array {missing[0]}, which {index[missing[0]]} lacks; fetch both again.")
-    return Contents(state, {}, {})
+    return Contents(state, {}, {}, tuple(notes))
 
 
 def _read_npz(path: Path) -> Contents:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            state = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            state = {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # whatever a file that is none makes NumPy and zipfile stumble over
         raise InputError(f"{path} is no .npz file of arrays that can be read ({error}); write it again.") from error
     record = state.pop(RECORD, None)
     return Contents(state, {}, _record(path, None if record is None else str(record)))
@@ -152,16 +150,17 @@ def _read_npz(path: Path) -> Contents:
 def _record(path: Path, text: str | None) -> dict[str, Any]:
     try:
         record = json.loads(text) if text else {}
-        assert isinstance(record, dict)
-    except (ValueError, AssertionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} says in its metadata what is no JSON ({error}); write it again.") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path} has no JSON object in its metadata; write it again.")
     return record
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON that can be read ({error}); fetch or write it again.") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object; fetch or write it again.")
@@ -192,19 +191,22 @@ def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]
     """Write arrays to a .safetensors, .npz or .pth file of this very name, with the record where it can hold one.
 
     Raises:
-        InputError: It cannot be written, or .pth is asked for without PyTorch.
+        InputError: .pth is asked for without PyTorch, or bfloat16 of .npz.
+        OSError: It cannot be written.
     """
     text = json.dumps(record)
-    try:
-        if path.suffix == ".npz":
-            np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
-        elif path.suffix == ".safetensors":
+    if path.suffix == ".npz":
+        if any(array.dtype == ml_dtypes.bfloat16 for array in state.values()):
+            raise InputError(f"{path}: NumPy's files have no bfloat16; write float16 or float32, or another format.")
+        np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
+    elif path.suffix == ".safetensors":
+        try:
             save_file(dict(state), path, metadata={"format": "pt", RECORD: text})
-            _sort_metadata(path)
-        else:
-            _write_pth(state, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be written: {error}") from error
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        _sort_metadata(path)
+    else:
+        _write_pth(state, path)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -232,38 +234,6 @@ def _write_pth(state: Mapping[str, np.ndarray], path: Path) -> None:
     buffer = io.BytesIO()  # a file's own name would be among its bytes
     torch.save({name: tensor(array) for name, array in state.items()}, buffer)
     path.write_bytes(buffer.getbuffer())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a hidden place beside `path` to write a file or a folder to, which takes its place when all went well.
-
-    Raises:
-        InputError: The folder around it can't be written, or `path` is a folder that is not one of our exports.
-    """
-    _check_replaceable(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        yield partial
-        if path.is_dir():
-            path.rename(old)
-        partial.replace(path)
-    except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        for left in (partial, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
-def _check_replaceable(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; make it, or name another place.")
-    others = sorted(child.name for child in path.iterdir() if child.name not in WRITTEN) if path.is_dir() else []
-    if others:
-        raise InputError(f"{path} holds {others[0]}, which is none of an export's files; name another folder.")
 
 
 def need_torch(what: str) -> None:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from flax import nnx, traverse_util
 
 from ssljax import build
-from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
-from ssljax.models.pure import Params, Pure, combine
+from ssljax.export.models import model_of
+from ssljax.models.pure import Params, Pure
 from ssljax.models.resnet import DEPTHS, ResNet
 from ssljax.models.vit import SIZES, ViT
 from ssljax.objectives.base import Encoder
@@ -124,8 +124,8 @@ def with_arguments(network: Network, arguments: Mapping[str, Any]) -> Network:
     params = dict(network.params)
     for role, known in arguments.items():
         last = params.get(role, {}).get("last", {})
-        if known.get("norm_last_layer") is False and "kernel" in last and "gain" not in last:
-            gain = np.ones(last["kernel"].shape[1], np.float32)
+        if known.get("norm_last_layer") is False and isinstance(last, dict) and last.keys() == {"kernel"}:
+            gain = np.ones(np.shape(last["kernel"])[-1:], np.float32)
             params[role] = params[role] | {"last": last | {"gain": gain}}
     return network._replace(arguments=dict(arguments), params=params)
 
@@ -136,14 +136,13 @@ def check_shapes(network: Network, place: object) -> None:
     Raises:
         InputError: Arguments make no model, or arrays are missing, surplus, of another shape, or not finite.
     """
-    for role, arguments in network.arguments.items():
-        if arguments.get("name") not in CONSTRUCTORS["models"]:  # what a file says is not to be imported and run
-            raise InputError(f"{place} says that its {role} is a {arguments.get('name')!r}, which is no model of ours.")
-    models = {role: build.model(role, arguments) for role, arguments in network.arguments.items()}
+    if "encoder" not in network.arguments:
+        raise InputError(f"{place} does not say what its encoder is; export it again, with its metadata.")
+    models = {role: model_of(role, arguments, place) for role, arguments in network.arguments.items()}
     for part in (network.params, network.twin):
         for role in sorted(part.keys() | (models.keys() if part is network.params else set())):
             if role not in models or role not in part:
-                raise InputError(f"{place} holds a {role} but not what it is, or the other way round; write it again.")
+                raise InputError(f"{place} holds the {role} but not what it is, or the other way round; export again.")
             _compare(_shapes(models[role], role), part[role], role, place)
 
 
@@ -159,14 +158,13 @@ def _compare(expected: Mapping[str, tuple[int, ...]], params: Params, role: str,
     if bad:
         raise InputError(
             f"{place} has weights that are not finite ({len(bad)} of {len(arrays)} arrays of its {role}, "
-            f"{role}/{bad[0]} the first); take another file."
+            f"{role}/{bad[0]} the first); take others."
         )
 
 
 def _shapes(model: Pure, role: str) -> dict[str, tuple[int, ...]]:
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    if role == "encoder":
-        params = combine(params, jax.eval_shape(model.init_statistics))
+    kinds = nnx.Any(nnx.Param, nnx.BatchStat) if role == "encoder" else nnx.Param
+    params = nnx.to_pure_dict(nnx.state(model.abstract, kinds))
     return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -11,6 +14,7 @@ from ssljax.errors import InputError
 from ssljax.export import files
 from ssljax.export.formats import FORMATS, READABLE, format_of
 from ssljax.export.network import Network, check_shapes, encoder_of, with_arguments
+from ssljax.export.source import is_source
 from ssljax.objectives.base import Encoder
 
 
@@ -32,9 +36,12 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     if format != "auto" and format not in READABLE:
         raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
     contents = files.read(path)
-    told = None if format == "auto" else format
-    found = contents.record.get("format") or told or format_of(contents.state, contents.config, path)
-    if found not in READABLE or found != (told or found):
+    found = contents.record.get("format", format)
+    if found == "auto":
+        found = format_of(contents.state, contents.config, path)
+    if found not in READABLE:
+        raise InputError(f"{path} says that its format is {found!r}, which cannot be read; take another file.")
+    if format not in ("auto", found):
         raise InputError(f"{path} is of the format {found!r}, not {format!r}; leave --format out, and it is found.")
     module = FORMATS[found].module
     assert module is not None
@@ -45,10 +52,12 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     if contents.record:
         network = _recorded(network, contents.record, path)
     if heads is not None:
-        encoder = network.arguments["encoder"] | {"heads": heads}
+        encoder = network.arguments.get("encoder", {}) | {"heads": heads}
         assumed = network.assumed - {"encoder"}
         network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed)
     check_shapes(network, path)
+    if contents.record and heads is None:
+        _check_config(contents.config, module.config_files(network), path)
     return network._replace(notes=(*contents.notes, *network.notes, *_conversions(contents)))
 
 
@@ -73,15 +82,30 @@ def read_encoder(path: Path) -> Encoder:
 
 def _recorded(network: Network, record: dict[str, object], path: Path) -> Network:
     """Return the network with what its file says of it in the place of what was inferred."""
-    try:
-        arguments, source, averaged = record["arguments"], record["source"], record["averaged"]
-        assert isinstance(arguments, dict) and isinstance(source, dict)
-        assert all(isinstance(section, dict) for section in arguments.values())
-    except (KeyError, AssertionError) as error:
-        raise InputError(f"{path} does not say in its metadata what it holds; export it again.") from error
-    return with_arguments(network, arguments)._replace(
-        source=source, averaged=bool(averaged), notes=(), assumed=frozenset()
-    )
+    arguments, source, averaged = (record.get(name) for name in ("arguments", "source", "averaged"))
+    if (
+        not isinstance(arguments, dict)
+        or not isinstance(averaged, bool)
+        or not all(isinstance(section, dict) for section in arguments.values())
+        or not is_source(source)
+    ):
+        raise InputError(f"{path} does not say in its metadata what it holds; export it again.")
+    return with_arguments(network, arguments)._replace(source=source, averaged=averaged, notes=(), assumed=frozenset())
+
+
+def _check_config(config: Mapping[str, Any], ours: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Compare the config.json beside the weights with what their own metadata says, as others go by it alone.
+
+    Raises:
+        InputError: They disagree.
+    """
+    expected = json.loads(json.dumps(ours.get("config.json", {})))
+    for key in sorted(expected.keys() & config.keys() - {"architectures", "pretrained_cfg"}):
+        if config[key] != expected[key]:
+            raise InputError(
+                f"{path}: the config.json has {key} {config[key]!r}, and the weights' own metadata {expected[key]!r}; "
+                "export them again."
+            )
 
 
 def _conversions(contents: files.Contents) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ssljax import build, checkpoint, configuration, step
 from ssljax.errors import InputError
-from ssljax.export import files
+from ssljax.export import places
 from ssljax.export.network import Network, network_of
 from ssljax.export.source import source_of
 from ssljax.objectives.imported import Imported
@@ -71,7 +71,7 @@ def write_run(network: Network, workdir: Path, origin: str) -> None:
     params, state = built.divide(network.params, network.twin)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params, state, number = jax.device_put((params, state, np.zeros((), np.int32)), here)
-    with files.replacing(workdir) as partial:
+    with places.replacing(workdir) as partial:
         partial.mkdir()
         with contextlib.closing(checkpoint.Checkpoints(partial / "checkpoints", keep=1)) as checkpoints:
             start = step.TrainState(number, params, state, build.optimizer(config).init(params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ml_collections import ConfigDict
 
@@ -34,6 +34,31 @@ def source_of(workdir: Path, config: ConfigDict, step: int) -> dict[str, Any]:
         "config": {name: value for name, value in plain.items() if name not in _RUNNING},
         "license": UNSTATED,
     }
+
+
+def is_source(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Return whether a JSON value is what `source_of` returns, or a part of it, as a file may claim."""
+    kinds = {
+        "objective": str,
+        "step": int,
+        "samples": int,
+        "license": str,
+        "data": dict,
+        "metrics": dict,
+        "config": dict,
+    }
+    if not isinstance(value, dict) or not all(
+        isinstance(value.get(name, kind()), kind) for name, kind in kinds.items()
+    ):
+        return False
+    metrics = value.get("metrics", {}).values()
+    return (
+        ("objective" not in value or {"step", "samples", "data"} <= value.keys())
+        and isinstance(value.get("image_size"), int | None)
+        and isinstance(value.get("config", {}).get("objective", {}), dict)
+        and all(isinstance(found, dict) for found in metrics)
+        and all(isinstance(number, int | float) for found in metrics for number in found.values())
+    )
 
 
 def _results(workdir: Path, step: int) -> dict[str, dict[str, float]]:

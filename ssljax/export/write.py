@@ -9,11 +9,14 @@ from typing import Any
 
 from ssljax.errors import InputError
 from ssljax.export import check as checking
-from ssljax.export import files, onnx_graph
+from ssljax.export import files, onnx_graph, places
 from ssljax.export.card import card
 from ssljax.export.formats import FORMATS, Format
 from ssljax.export.network import Network, check_shapes, network_of, with_arguments, with_image_size
 from ssljax.objectives.base import Encoder
+
+WHAT = "what is to be written"
+"""What errors call it."""
 
 TOLERANCE = 1e-4
 """Of `--check`: the largest difference of features between float32 here and there."""
@@ -82,7 +85,7 @@ def write_network(
     if check:
         checking.need(format, dtype)
     network = network if image_size is None else with_image_size(network, image_size)
-    with files.replacing(output) as partial:
+    with places.replacing(output) as partial:
         if output.suffix in chosen.suffixes:
             _write_weights(network, format, partial, dtype)
         else:
@@ -95,8 +98,9 @@ def write_network(
 
 
 def record_of(network: Network, format: str) -> dict[str, Any]:
-    """Return what a file says of its network, for its metadata: JSON values."""
-    record = {"format": format, "arguments": network.arguments, "averaged": network.averaged}
+    """Return what a file says of its network, for its metadata: JSON values, in the same order for the same network."""
+    arguments = {role: dict(sorted(section.items())) for role, section in sorted(network.arguments.items())}
+    record = {"format": format, "arguments": arguments, "averaged": network.averaged}
     record["source"] = dict(network.source)
     return json.loads(json.dumps(record))
 
@@ -104,34 +108,36 @@ def record_of(network: Network, format: str) -> dict[str, Any]:
 def _write_folder(network: Network, format: str, folder: Path, dtype: str) -> None:
     chosen = FORMATS[format]
     folder.mkdir()
-    _write_weights(network, format, folder / chosen.weights, dtype)
+    network = _write_weights(network, format, folder / chosen.weights, dtype)
     for name, values in (chosen.module.config_files(network) if chosen.module else {}).items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
     (folder / "README.md").write_text(card(network, format, dtype))
 
 
-def _write_weights(network: Network, format: str, path: Path, dtype: str) -> None:
+def _write_weights(network: Network, format: str, path: Path, dtype: str) -> Network:
+    """Write them and return the network as the file has it."""
     module = FORMATS[format].module
     if module is None:
+        check_shapes(network, WHAT)
         model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
         onnx_graph.write(model, path)
-        return
-    state = module.to_state(network)
-    written = _as_written(network, module.from_state(state, _config(module, network)), path)
+        return network
+    state = dict(sorted(module.to_state(network).items()))
+    written = _as_written(network, module.from_state(state, _config(module, network)))
     files.write(files.cast(state, dtype), path, record_of(written, format))
+    return written
 
 
 def _config(module: ModuleType, network: Network) -> dict[str, Any]:
     return module.config_files(network).get("config.json", {})
 
 
-def _as_written(network: Network, read: Network, path: Path) -> Network:
+def _as_written(network: Network, read: Network) -> Network:
     """Return the network with the arguments of what a format made of it, which may lack a token or have it added.
 
     Args:
         network: What was to be written.
         read: What is read back.
-        path: For the error.
 
     Raises:
         InputError: What is read back is no whole network: nothing may be written that cannot be read.
@@ -142,7 +148,7 @@ def _as_written(network: Network, read: Network, path: Path) -> Network:
         if (own["layer_scale"] is None) != (found["layer_scale"] is None):
             own = own | {"layer_scale": found["layer_scale"]}
     written = network._replace(arguments=network.arguments | {"encoder": own})
-    check_shapes(with_arguments(read, written.arguments), path)
+    check_shapes(with_arguments(read, written.arguments), WHAT)
     return written
 
 
