@@ -158,6 +158,7 @@ def test_another_architecture_is_refused(dino, recipe, changes, sentence):
         started(smoke(recipe, **changes), dino[1])
 
 
+@pytest.mark.long
 def test_a_run_begins_from_weights_and_goes_on_without_them(dino, tmp_path, capsys):
     path, workdir = tmp_path / "own.safetensors", tmp_path / "run"
     config = configuration.load("toy", [f"--config.init_from={path}", "--config.epochs=1"])
