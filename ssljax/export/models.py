@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ ROLES = ("encoder", "head", "patch_head", "decoder", "projector", "predictor")
 
 ENCODERS: dict[str, type] = {"vit": ViT, "resnet": ResNet}
 """By the name of the function that makes one of a named size."""
+
+MOST = 1000
+"""Of layers or blocks that are made one by one, which a damaged number would make endless."""
 
 
 def model_of(role: str, arguments: Mapping[str, Any], place: object) -> Pure:
@@ -42,6 +46,8 @@ def model_of(role: str, arguments: Mapping[str, Any], place: object) -> Pure:
     for argument, value in arguments.items():
         if not _fits(value, hints.get(argument, object)):
             raise InputError(f"{place} says that its {role} has {argument} {value!r}, which cannot be.")
+    if max([arguments.get("layers", 0), *arguments.get("blocks", ())]) > MOST:
+        raise InputError(f"{place} says that its {role} has more than {MOST} layers in a row, which cannot be.")
     try:
         return build.model(role, arguments)
     except Exception as error:  # whatever impossible sizes make a model stumble over
@@ -55,5 +61,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is Sequence:
         return isinstance(value, list | tuple) and all(_fits(one, *typing.get_args(hint)) for one in value)
     if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool) and finite
     return isinstance(value, hint)
