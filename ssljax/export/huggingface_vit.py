@@ -248,7 +248,10 @@ def _hidden_of(width: int, ratio: float, gated: bool) -> int:
 def _heads(config: Mapping[str, Any], key: str, usual: int, width: int, notes: list[str]) -> int:
     if key not in config:
         notes.append(f"The file does not say {key}: {usual} are assumed, as usual at width {width}.")
-    return int(_number(config, key, usual))
+    heads = _number(config, key, usual)
+    if heads != int(heads):
+        raise InputError(f"config.json has {key} {heads!r}: give a whole number")
+    return int(heads)
 
 
 def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
@@ -259,6 +262,6 @@ def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
         raise InputError(f"config.json has {key} {value!r}: give a number")
     return value
