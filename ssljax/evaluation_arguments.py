@@ -217,4 +217,4 @@ PROTOCOLS = {
     "tracks": ("how well objects are found again along a video; no labels", _tracks),
     "davis": ("segment videos from the first frame's masks", _davis),
 }
-"""What `ssljax evaluate` offers; the arguments are those of the constructor in `build.CONSTRUCTORS["evaluate"]`."""
+"""What `ssljax evaluate` offers; the arguments are those of the constructor in `constructors.CONSTRUCTORS`."""

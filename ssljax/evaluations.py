@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh
+from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import pixels_like
 from ssljax.export.network import encoder_of
@@ -56,7 +57,7 @@ def evaluate(
     """Evaluate a run's encoder or a file's; return a table and the file of results, which is written.
 
     Args:
-        protocol: Its name in `build.CONSTRUCTORS`.
+        protocol: Its name in `constructors.CONSTRUCTORS`.
         arguments: Of the protocol; a `size` of None is what the encoder was trained on,
             times the protocol's `zoom` if it has one.
         workdir: Of a run, or
@@ -74,7 +75,7 @@ def evaluate(
     _check_finite(subjects)
     path = output or subjects.folder / f"{protocol}.json"
     _check_destination(path)
-    constructor, arguments = build.CONSTRUCTORS["evaluate"][protocol], dict(arguments)
+    constructor, arguments = CONSTRUCTORS["evaluate"][protocol], dict(arguments)
     if "size" in inspect.signature(constructor).parameters and arguments.get("size") is None:
         arguments["size"] = getattr(constructor, "zoom", 1) * _known(subjects.size)
     built, devices = constructor(**arguments), mesh.make_mesh()

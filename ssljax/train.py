@@ -84,7 +84,12 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
     path = workdir / "config.json"
     saved = _is_begun(workdir)
     if path.exists() and saved:  # a run that ended before its first checkpoint has nothing to lose
-        changed = configuration.differences(json.loads(path.read_text()), config)
+        there = json.loads(path.read_text())
+        if there["objective"]["name"] == "imported":
+            raise InputError(
+                f"{workdir} holds imported weights; train in another --workdir, with --config.init_from={workdir}."
+            )
+        changed = configuration.differences(there, config)
         if changed:
             raise InputError(
                 f"{workdir} holds a run of another config: {'; '.join(changed[:5])}. Give the config it was started "

@@ -26,6 +26,13 @@ def prepared(tmp_path_factory):
     return folder / "prepared" / "clip"
 
 
+SLOW = pytest.mark.long  # to compile
+
+
+def names(path):
+    return path.stem
+
+
 def smoke(path, prepared):
     """Return the recipe's shortest variant on a video, or on toy images."""
     config = configuration.load(f"{path}:smoke")
@@ -36,7 +43,9 @@ def smoke(path, prepared):
     return config.lock()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=SLOW if path.stem in ("dinov2", "simclr") else ()) for path in CONFIGS], ids=names
+)
 def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     config = smoke(path, prepared)
     state = train(config, tmp_path / "run")

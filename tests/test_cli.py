@@ -61,6 +61,40 @@ def test_export_report_and_show_write_what_they_say(folder, capsys):
     assert sheet.stat().st_size > 1000
 
 
+def test_weights_go_out_and_come_in(folder, capsys):
+    run, out, back = str(folder / "run"), folder / "hub", str(folder / "imported")
+    export = ["--format", "dino", "--with-head", "--output"]
+    assert main(["export", "--workdir", run, *export, str(out), "--license", "apache-2.0", "--student"]) == 0
+    assert "license: apache-2.0" in (out / "README.md").read_text()
+    assert main(["import", "--from", str(out), "--output", back]) == 0
+    assert "matched    head: 8 arrays" in capsys.readouterr().out
+    assert main(["export", "--workdir", back, *export, str(folder / "again")]) == 0
+    for path in out.iterdir():
+        assert path.read_bytes() == (folder / "again" / path.name).read_bytes()
+    picture = str(folder / "imported.png")
+    assert (
+        main(["show", "attention", str(folder / "data"), "--workdir", back, "--count", "1", "--output", picture]) == 0
+    )
+    capsys.readouterr()
+    for command, sentence in (
+        (["import", "--from", str(out), "--output", back], "is there already"),
+        (["import", "--from", str(out), "--output", back + "2", "--format", "timm"], "is of the format 'dino'"),
+        (["import", "--from", str(out), "--output", back + "2", "--heads", "5"], "not divisible by heads 5"),
+        (["export", "--workdir", run, "--format", "timm", "--with-head", "--output", back + "2"], "an encoder alone"),
+        (["export", "--workdir", run, "--format", "torchvision", "--output", back + "2"], "for a ResNet"),
+        (["export", "--workdir", back, "--teacher", "--output", back + "2"], "keeps one copy"),
+        (["report", back], "imported weights"),
+        (["show", "tracks", "--workdir", back], "come without data"),
+        (["show", "embedding", "--workdir", back], "come without data"),
+        (["show", "reconstructions", "--workdir", back], "are drawn of MAE"),
+        (["train", "--config", "toy", "--workdir", back], "--config.init_from="),
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+        assert not (folder / "imported2").exists()
+
+
 def test_features_of_a_run(folder):
     features = folder / "features.npz"
     assert main(["features", str(folder / "data"), "--workdir", str(folder / "run"), "--output", str(features)]) == 0

@@ -5,14 +5,14 @@ import inspect
 
 import pytest
 
-from ssljax import build
 from ssljax.arguments import parser
+from ssljax.constructors import CONSTRUCTORS
 from ssljax.evaluation_arguments import PROTOCOLS
 from ssljax.number_arguments import finite, seed
 
 
 def test_every_protocol_has_a_command():
-    assert set(PROTOCOLS) == set(build.CONSTRUCTORS["evaluate"])
+    assert set(PROTOCOLS) == set(CONSTRUCTORS["evaluate"])
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
@@ -37,7 +37,7 @@ def test_numbers_are_finite_and_seeds_not_negative(name, capsys):
 def test_the_arguments_are_the_constructors(name):
     whole = argparse.ArgumentParser(add_help=False)
     PROTOCOLS[name][1](whole)
-    signature = inspect.signature(build.CONSTRUCTORS["evaluate"][name].__init__)
+    signature = inspect.signature(CONSTRUCTORS["evaluate"][name].__init__)
     assert {action.dest for action in whole._actions} == set(signature.parameters) - {"self"}
     for action in whole._actions:
         default = signature.parameters[action.dest].default

@@ -174,6 +174,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert int(build.restore(tmp_path).state.step) == done
 
 
+@pytest.mark.long
 def test_best_and_latest_checkpoints_are_kept(tmp_path):
     changes = {"checkpoint.every": 1, "checkpoint.keep": 2, "checkpoint.best_metric": "loss"}
     train(toy(epochs=5, **changes), tmp_path)

@@ -107,7 +107,9 @@ def from_state(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Ne
     kept = {name: array for name, array in state.items() if left[name] is None}
     network = FAMILIES[family].from_state(kept, prefix, config)
     _check_config(config, FAMILIES[family].config(network))
-    return network._replace(notes=(*notes, *network.notes))
+    said = {"encoder": "num_attention_heads", "decoder": "decoder_num_attention_heads"}
+    assumed = frozenset(role for role, key in said.items() if key not in config)
+    return network._replace(notes=(*notes, *network.notes), assumed=assumed)
 
 
 def _family(network: Network) -> Any:

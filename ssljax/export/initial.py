@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from ssljax import build
 from ssljax.errors import InputError
-from ssljax.export.network import Network, encoder_arguments
+from ssljax.export.network import Network, encoder_arguments, positions_of
 from ssljax.export.read import read_network
 from ssljax.export.runs import network_of_run
 from ssljax.models.pure import Params, Pure, separate
@@ -23,7 +23,7 @@ from ssljax.step import TrainState
 _MAY_START = ("mask", "register")
 """What an encoder may have and its weights not: tokens that the weights' objective had no use for."""
 
-_MUST_AGREE = ("heads", "mlp")
+_MUST_AGREE = ("mlp",)
 _SHOULD_AGREE = ("norm_eps", "position_offset", "position_antialias", "stem")
 
 
@@ -60,7 +60,8 @@ def read_start(place: str, objective: Objective, abstract: TrainState) -> Start:
     if "encoder" not in models:
         raise InputError(f"{type(objective).__name__} has no encoder to start from weights; leave init_from out.")
     _check_encoder(network, models["encoder"], place)
-    told = [f"left out or assumed: {note}" for note in network.notes]
+    network, lines = _with_heads(network, models, place)
+    told = lines + [f"left out or assumed: {note}" for note in network.notes]
     trained = network.twin if network.averaged and network.twin else network.params
     averaged = network.params if network.averaged else network.twin or network.params
     params, lines = _plant(abstract.params, trained, network, models, place, "")
@@ -113,6 +114,28 @@ def _check_encoder(network: Network, model: Pure, place: str) -> None:
                 f"{place} holds an encoder of {name} {theirs[name]}, and the config's has {ours[name]}: set "
                 f"--config.models.encoder.{name}={theirs[name]}."
             )
+
+
+def _with_heads(network: Network, models: Mapping[str, Pure], place: str) -> tuple[Network, list[str]]:
+    """Return the network with as many attention heads as the config has, where the file does not say how many.
+
+    Raises:
+        InputError: The file says it, and the config says otherwise: no shape would tell.
+    """
+    arguments, told = dict(network.arguments), []
+    for role in ("encoder", "decoder"):
+        if role not in arguments or role not in models or "heads" not in arguments[role]:
+            continue
+        theirs, ours = arguments[role]["heads"], models[role].abstract.blocks.attention.heads
+        if theirs != ours and role not in network.assumed:
+            raise InputError(
+                f"{place} holds attention of {theirs} heads in its {role}, and the config's has {ours}: set "
+                f"--config.models.{role}.heads={theirs}."
+            )
+        if theirs != ours:
+            arguments[role] = arguments[role] | {"heads": ours}
+            told.append(f"assumed    {role}'s attention has {ours} heads, as the config says; usual are {theirs}")
+    return network._replace(arguments=arguments), told
 
 
 def _plant(
@@ -188,7 +211,7 @@ def _positions(
     side = network.arguments["encoder"]["image_size"] // network.arguments["encoder"]["patch_size"]
     theirs = build.model("encoder", network.arguments["encoder"])
     params = {**network.params["encoder"], "position": array}
-    resampled = np.asarray(theirs(params, grid, method="positions"))
+    resampled = positions_of(theirs, params, grid)
     if learned:
         return resampled, ("resized", f"{side}x{side} patches to {grid[0]}x{grid[1]}, bicubic")
     fixed = np.concatenate([np.zeros((1, vit.width)), sincos_positions(vit.width, grid)])
@@ -209,10 +232,10 @@ def _head(
     if shapes == dict(target):
         count = sum(array.size for array in source.values())
         return dict(source), [f"matched    {whose}{role}: {len(source)} arrays, {count:,} parameters"]
-    path = min(path for path in shapes.keys() | target.keys() if shapes.get(path) != target.get(path))
-    there, here = shapes.get(path, "none of it"), target.get(path, "none of it")
+    first = min(path for path in shapes.keys() | target.keys() if shapes.get(path) != target.get(path))
+    there, here = shapes.get(first, "none of it"), target.get(first, "none of it")
     return {}, [
-        f"skipped    {whose}{role}: of {'/'.join(path)} the weights have {_shape(there)} and the config's "
+        f"skipped    {whose}{role}: of {'/'.join(first)} the weights have {_shape(there)} and the config's "
         f"{_shape(here)}; as the seed draws it"
     ]
 

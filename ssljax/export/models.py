@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssljax import build
+from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.models.pure import Pure
 from ssljax.models.resnet import ResNet
@@ -36,11 +37,11 @@ def model_of(role: str, arguments: Mapping[str, Any], place: object) -> Pure:
         InputError: There is no such role or model, or an argument is unknown, of the wrong type or impossible.
     """
     name = arguments.get("name")
-    known = isinstance(name, str) and name in build.CONSTRUCTORS["models"] and role in ROLES
+    known = isinstance(name, str) and name in CONSTRUCTORS["models"] and role in ROLES
     if not known or (role == "encoder") != (name in ENCODERS):
         raise InputError(f"{place} says that its {role} is a {name!r}, which is no such model of ours.")
     assert isinstance(name, str)
-    constructor: Any = ENCODERS.get(name, build.CONSTRUCTORS["models"][name])
+    constructor: Any = ENCODERS.get(name, CONSTRUCTORS["models"][name])
     hints = {"size": str, "depth": int} | typing.get_type_hints(constructor.__init__)
     for argument, value in arguments.items():
         if not _fits(value, hints.get(argument, object)):

@@ -33,6 +33,7 @@ class Network(NamedTuple):
         twin: The other copy, where a training checkpoint holds a student and its moving average; by role.
         averaged: Whether `params` are the moving average, and `twin`, if any, what was trained.
         notes: What reading left out, or assumed because the file does not say it: a sentence each.
+        assumed: Roles whose number of attention heads the file does not say.
         source: What a model card says of them: objective, config, data, metrics, licence.
     """
 
@@ -41,6 +42,7 @@ class Network(NamedTuple):
     twin: Mapping[str, Params] = MappingProxyType({})
     averaged: bool = False
     notes: tuple[str, ...] = ()
+    assumed: frozenset[str] = frozenset()
     source: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -109,7 +111,7 @@ def with_image_size(network: Network, size: int) -> Network:
         raise InputError("a decoder goes with the size that it was trained on; leave --with-head or --image-size out")
     model = build.model("encoder", arguments)
     grid = model.abstract.grid(size, size)
-    positions = _positions(model, network.params["encoder"], grid)
+    positions = positions_of(model, network.params["encoder"], grid)
     params = network.params | {"encoder": network.params["encoder"] | {"position": positions}}
     return network._replace(arguments=network.arguments | {"encoder": arguments | {"image_size": size}}, params=params)
 
@@ -170,11 +172,12 @@ def _encoder_params(encoder: Encoder) -> Params:
     params, module = dict(encoder.params), encoder.model.abstract
     if isinstance(module, ViT):
         grid = module.grid(module.image_size, module.image_size)
-        params["position"] = _positions(encoder.model, encoder.params, grid)
+        params["position"] = positions_of(encoder.model, encoder.params, grid)
     return _arrays(params)
 
 
-def _positions(model: Pure, params: Params, grid: tuple[int, int]) -> np.ndarray:
+def positions_of(model: Pure, params: Params, grid: tuple[int, int]) -> np.ndarray:
+    """Return a ViT's positions of CLS and of the patches of a grid [1 + n, d]."""
     return np.asarray(jax.jit(lambda params: model(params, grid, method="positions"))(params))
 
 

@@ -141,7 +141,7 @@ def _network(parts: Mapping[str, State], *, moco: bool) -> Network:
         reader = _read_head if role in ("head", "patch_head") else moco_names.read_mlp
         arguments[role], params[role], more = reader(parts[role], role)
         notes += more
-    return Network(arguments, params, notes=notes)
+    return Network(arguments, params, notes=notes, assumed=frozenset({"encoder", "decoder"}))
 
 
 def _by_part(state: State) -> _Sorted:

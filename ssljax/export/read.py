@@ -53,7 +53,8 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
         network = _recorded(network, contents.record, path)
     if heads is not None:
         encoder = network.arguments.get("encoder", {}) | {"heads": heads}
-        network = network._replace(arguments=network.arguments | {"encoder": encoder})
+        assumed = network.assumed - {"encoder"}
+        network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed)
     check_shapes(network, path)
     if contents.record and heads is None:
         _check_config(contents.config, module.config_files(network), path)
@@ -89,7 +90,7 @@ def _recorded(network: Network, record: dict[str, object], path: Path) -> Networ
         or not is_source(source)
     ):
         raise InputError(f"{path} does not say in its metadata what it holds; export it again.")
-    return with_arguments(network, arguments)._replace(source=source, averaged=averaged, notes=())
+    return with_arguments(network, arguments)._replace(source=source, averaged=averaged, notes=(), assumed=frozenset())
 
 
 def _check_config(config: Mapping[str, Any], ours: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -85,7 +85,8 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
             raise InputError(
                 f"config.json has {theirs} {said[theirs]!r}, but the arrays are those of a model with {arguments[ours]}"
             )
-    return Network({"encoder": arguments}, {"encoder": params}, notes=(*notes, *more))
+    assumed = frozenset() if "num_heads" in said else frozenset({"encoder"})
+    return Network({"encoder": arguments}, {"encoder": params}, notes=(*notes, *more), assumed=assumed)
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def read_inputs(
     if files and not (place / INDEX).is_file():
         _no_seconds(seconds, place)
         return _read_files(files, count)
-    return _read_prepared({} if config is None else config.data.to_dict(), place, count, seconds)
+    data = {} if config is None or "data" not in config else config.data.to_dict()
+    return _read_prepared(data, place, count, seconds)
 
 
 def own_inputs(config: ConfigDict, *, count: int, seconds: Sequence[float] | None = None) -> Inputs:

@@ -90,7 +90,7 @@ def set_of(subject: Subject, data: Path | None) -> ImageSource:
     """Return a prepared set of images: the one that is named, or else the run's own."""
     if data is not None:
         return ImageSet(data)
-    if subject.config is None:
+    if subject.config is None or "data" not in subject.config:
         raise InputError("Weights come without data; name a prepared set of images with --data.")
     return own_set(subject.config)
 

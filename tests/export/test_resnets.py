@@ -25,7 +25,7 @@ def test_there_and_back(bottleneck):
     assert [note.split()[0] for note in back.notes] == ["num_batches_tracked"]
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 34, 50, *(pytest.param(d, marks=pytest.mark.long) for d in (101, 152))])
 def test_named_depths_are_found_by_their_blocks(depth):
     ours = shapes(dict(name="resnet", depth=depth, width_multiplier=1 / 64))
     back = resnets.from_state(resnets.to_state(Network({"encoder": {"name": "resnet"}}, {"encoder": ours})), {})
