@@ -249,7 +249,10 @@ def _heads(config: Mapping[str, Any], key: str, usual: int, width: int, notes: l
     if key not in config:
         said = HEADS_ASSUMED if key == "num_attention_heads" else f"The file does not say {key}"
         notes.append(f"{said}: {usual} are assumed, as usual at width {width}.")
-    return int(_number(config, key, usual))
+    heads = _number(config, key, usual)
+    if heads != int(heads):
+        raise InputError(f"config.json has {key} {heads!r}: give a whole number")
+    return int(heads)
 
 
 def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
@@ -260,6 +263,6 @@ def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
         raise InputError(f"config.json has {key} {value!r}: give a number")
     return value

@@ -20,6 +20,9 @@ from ssljax.export.source import is_source
 from ssljax.export.vits import HEADS_ASSUMED
 from ssljax.objectives.base import Encoder
 
+SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
+"""What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
+
 
 def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:
     """Return the network in a file or folder of weights, every array of it checked.
@@ -110,6 +113,9 @@ def _recorded(network: Network, record: dict[str, object], path: Path) -> Networ
         or not is_source(source)
     ):
         raise InputError(f"{path} does not say in its metadata what it holds; export it again.")
+    surplus = [note for note in network.notes if note.startswith(SURPLUS) or note.endswith(OTHERS)]
+    if surplus:
+        raise InputError(f"{path} holds what its metadata does not tell of: {surplus[0]}")
     return with_arguments(network, arguments)._replace(source=source, averaged=averaged, notes=(), assumed=frozenset())
 
 

@@ -14,7 +14,7 @@ from ssljax import build, checkpoint, configuration, step
 from ssljax.errors import InputError
 from ssljax.export import places
 from ssljax.export.network import Network, network_of
-from ssljax.export.source import source_of
+from ssljax.export.source import results_of, source_of
 from ssljax.objectives.imported import Imported
 
 COPIES = ("student", "teacher")
@@ -48,11 +48,15 @@ def network_of_run(
     if copy not in encoders:
         raise InputError(f"{type(run.objective).__name__} keeps one copy of its encoder; leave --{copy} out.")
     if isinstance(run.objective, Imported):
-        source = run.objective.card
+        source, measured = run.objective.card, results_of(workdir, int(run.state.step))
+        if measured:
+            source["metrics"] = source.get("metrics", {}) | measured
         averaged = run.objective.averaged == (encoders[copy] is encoders["image"])
     else:
         source = source_of(workdir, run.config, int(run.state.step))
         averaged = "teacher" in encoders and encoders[copy] is encoders["teacher"]
+    if encoders[copy] is not encoders["image"]:
+        source = source | {"metrics": {}}  # they are the other copy's
     if license is not None:
         source = source | {"license": license}
     other = next((e for name, e in encoders.items() if name in COPIES and e is not encoders[copy]), None)
