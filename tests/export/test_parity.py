@@ -1,6 +1,7 @@
 """PyTorch, transformers and onnxruntime read what is exported, and compute the same."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -259,3 +260,12 @@ def test_head_equals_torch():
         z = torch.nn.functional.normalize(mlp(torch.tensor(x)), dim=-1)
         expected = torch.nn.functional.linear(z, torch._weight_norm(direction, gain, 0)).numpy()
     np.testing.assert_allclose(np.asarray(model(params, jnp.asarray(x))), expected, atol=2e-6)
+
+
+def test_the_code_of_a_card_runs_in_transformers(small, tmp_path):
+    write_network(small[0], tmp_path / "folder", format="transformers")
+    code = re.findall(r"```python\n(.*?)```", (tmp_path / "folder" / "README.md").read_text(), re.S)[0]
+    values = {"pixel_values": torch.tensor(images(224, 224)).permute(0, 3, 1, 2)}
+    with torch.inference_mode():
+        exec(code.replace("PATH/TO/THIS/FOLDER", f"{tmp_path / 'folder'}"), values)
+    np.testing.assert_allclose(values["outputs"].last_hidden_state, small[1][224], rtol=0, atol=1e-4)
