@@ -17,9 +17,17 @@ from ssljax.export.network import Network, network_of
 from ssljax.export.source import results_of, source_of
 from ssljax.objectives.imported import Imported
 
+COPIES = ("student", "teacher")
+
 
 def network_of_run(
-    workdir: Path, at: int | None = None, *, copy: str = "image", heads: bool = False, license: str | None = None
+    workdir: Path,
+    at: int | None = None,
+    *,
+    copy: str = "image",
+    heads: bool = False,
+    twin: bool = False,
+    license: str | None = None,
 ) -> Network:
     """Return the image encoder of a run's checkpoint, the newest by default.
 
@@ -28,6 +36,7 @@ def network_of_run(
         at: Which checkpoint.
         copy: "image", the one that the paper evaluates; "student" or "teacher", where there are two.
         heads: Whether to take with it what pretraining puts on it.
+        twin: Whether the other of two copies comes as the network's twin.
         license: What the model card says; by default what an imported network said.
 
     Raises:
@@ -50,7 +59,9 @@ def network_of_run(
         source = source | {"metrics": {}}  # they are the other copy's
     if license is not None:
         source = source | {"license": license}
-    return network_of(encoders[copy], heads=heads, averaged=averaged, source=source)
+    other = next((e for name, e in encoders.items() if name in COPIES and e is not encoders[copy]), None)
+    params = network_of(other, heads=heads).params if twin and other else {}
+    return network_of(encoders[copy], heads=heads, averaged=averaged, source=source, twin=params)
 
 
 def write_run(network: Network, workdir: Path, origin: str) -> None:
