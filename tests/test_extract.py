@@ -165,6 +165,8 @@ def test_an_interrupted_write_leaves_nothing(exported, places, tmp_path, monkeyp
         (["photos", "--output", "features.csv"], "ends in .npz or .parquet"),
         (["photos", "--output", "photos"], "ends in .npz"),
         (["photos", "--size", "33"], "patch size 8 does not divide"),
+        (["photos", "--size", "0"], "whole number from 1"),
+        (["photos", "--size", "x"], "whole number from 1"),
         (["photos", "--every", "2"], "--every is about videos"),
         (["photos", "--step", "2"], "leave it out"),
         (["photos", "--workdir", "run"], "one of them"),
