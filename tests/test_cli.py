@@ -107,8 +107,10 @@ def test_features_of_a_run(folder):
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "train", "prepare", "export", "import", "evaluate", "evaluate knn", "features", "report"]
-    + ["show", "show views", "show reconstructions", "show attention", "show embedding"],
+    [
+        *("", "train", "prepare", "export", "import", "evaluate", "evaluate knn", "features", "report"),
+        *("show", "show views", "show reconstructions", "show attention", "show embedding"),
+    ],
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
