@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.export import files
@@ -16,6 +18,12 @@ from ssljax.export.formats import FORMATS, READABLE, format_of
 from ssljax.export.network import Network, check_shapes, encoder_of, with_arguments
 from ssljax.export.source import is_source
 from ssljax.objectives.base import Encoder
+
+_PARAMETER = re.compile(
+    r"(?:.*[._])?(?:weight(?:_[gv])?|bias|kernel|scale|gamma|gain|lambda1|mean|var|cls|position|register|tokens?|embed"
+    r"|embeddings)"
+)
+"""Names of what a network computes with, in any format; counters and indices beside it may be integers."""
 
 
 def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:
@@ -31,11 +39,12 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
 
     Raises:
         InputError: The file cannot be read, is of another format, or holds no such network: an array is missing,
-            surplus, of the wrong shape or not finite.
+            surplus, of the wrong shape, no floating-point numbers, beyond float32 or not finite.
     """
     if format != "auto" and format not in READABLE:
         raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
     contents = files.read(path)
+    _check_values(contents.state, path)
     found = contents.record.get("format", format)
     if found == "auto":
         found = format_of(contents.state, contents.config, path)
@@ -78,6 +87,21 @@ def summary(network: Network) -> list[str]:
 def read_encoder(path: Path) -> Encoder:
     """Return the encoder in a file or folder of weights; see `read_network`."""
     return encoder_of(read_network(path))
+
+
+def _check_values(state: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raise InputError where a parameter's array holds integers, or an array values that float32 cannot."""
+    for name, array in state.items():
+        if array.dtype.kind in "iub" and _PARAMETER.fullmatch(name):
+            raise InputError(
+                f"{path} holds {name} in {array.dtype}, and parameters are floating-point numbers; "
+                "give weights that are not quantised."
+            )
+        if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float32).itemsize:
+            with np.errstate(over="ignore"):
+                beyond = np.isinf(array.astype(np.float32)) & np.isfinite(array)
+            if beyond.any():
+                raise InputError(f"{path} holds {name} with values beyond float32; give weights that fit into it.")
 
 
 def _recorded(network: Network, record: dict[str, object], path: Path) -> Network:
