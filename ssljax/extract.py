@@ -76,7 +76,7 @@ def extract(
         attention: Whether to write a ViT's attention of CLS in the last block.
         pool: What stands for an image, see `pooled`.
         dtype: Of what is written, "float32" or "float16".
-        skip_damaged: Whether what cannot be read is left out, instead of an error.
+        skip_damaged: Whether images and whole inputs that cannot be read are left out, instead of an error.
 
     Raises:
         InputError: The encoder or an input cannot be used, or the file cannot be written; nothing is written then.
@@ -90,12 +90,14 @@ def extract(
     pretrained = load(place, step=step, size=size)
     if attention and not isinstance(pretrained.encoder.model.abstract, ViT):
         raise InputError(f"{place} holds no ViT, and --attention is a ViT's; leave it out.")
-    found = find_inputs(inputs, every=every, size=pretrained.image_size)
+    damaged: list[str] | None = [] if skip_damaged else None
+    found = find_inputs(inputs, every=every, size=pretrained.image_size, damaged=damaged)
+    if not found:
+        raise _nothing(inputs, damaged)
     columns = _columns(pretrained, found, patches, attention, pool, dtype)
     devices, total = make_mesh(), sum(each.total for each in found)
     batch_size = -(-min(batch_size, total) // devices.size) * devices.size
     items = itertools.chain.from_iterable(each.items() for each in found)
-    damaged: list[str] | None = [] if skip_damaged else None
     with (
         jax.set_mesh(devices),
         writing(output, columns) as writer,
@@ -109,8 +111,12 @@ def extract(
             count += len(rows.names)
             bar.update(len(rows.names))
         if not count:
-            raise InputError(f"{inputs[0]} has nothing that can be read; the first says: {(damaged or ['?'])[0]}")
+            raise _nothing(inputs, damaged)
     return Extracted(count, dict(columns.shapes), damaged or [])
+
+
+def _nothing(inputs: Sequence[Path], damaged: list[str] | None) -> InputError:
+    return InputError(f"{inputs[0]} has nothing that can be read; the first says: {(damaged or ['?'])[0]}")
 
 
 def _columns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from ssljax.data.images import evaluation_view
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
 from ssljax.export.network import encoder_of
-from ssljax.export.read import read_network
+from ssljax.export.read import read_and_tell
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -76,10 +77,10 @@ class Pretrained:
             layer: The block whose attention is returned; negative ones count from the end.
 
         Raises:
-            InputError: Another dtype or shape, a size that patches don't divide, or no such block.
+            InputError: Another dtype or shape, none at all, a size that patches don't divide, or no such block.
         """
-        images = images if isinstance(images, jax.Array) else np.asarray(images)
-        if images.ndim not in (3, 4) or images.shape[-1] != 3:
+        images, layer = _array(images), _whole("layer", layer)
+        if images.ndim not in (3, 4) or images.shape[-1] != 3 or images.size == 0:
             raise InputError(f"images have the shape {list(images.shape)}; give [b, h, w, 3], or one image [h, w, 3].")
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise InputError(f"images are of dtype {images.dtype}; give uint8, or floats that are normalised.")
@@ -95,14 +96,18 @@ class Pretrained:
         """Return the middle of an image, or of an image file, at `image_size`, as evaluations cut it.
 
         Raises:
-            InputError: The file cannot be read.
+            InputError: The file cannot be read, or it is no image.
         """
-        whole = read_image(Path(image)) if isinstance(image, str | os.PathLike) else image
+        whole = read_image(Path(image)) if isinstance(image, str | os.PathLike) else np.asarray(_array(image))
+        if whole.dtype != np.uint8 or whole.ndim != 3 or whole.shape[-1] != 3 or whole.size == 0:
+            raise InputError(
+                f"the image is {whole.dtype} {list(whole.shape)}; give uint8 [h, w, 3] from 0 to 255, or a file."
+            )
         return evaluation_view(whole, self.image_size)
 
 
 def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | None = None) -> Pretrained:
-    """Return the encoder of a run or of exported weights.
+    """Return the encoder of a run or of exported weights; what others' weights don't say goes to standard error.
 
     Args:
         path: The folder of a run, or a file or folder of weights, see `read_network`.
@@ -110,9 +115,11 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | N
         size: Side in pixels of the images that `prepare` cuts; by default what it was trained on.
 
     Raises:
-        InputError: It is neither, cannot be read, or patches don't divide the size.
+        InputError: It is neither, cannot be read, or the size is none or one that patches don't divide.
     """
     path = Path(path)
+    if size is not None and (size := _whole("size", size)) < 1:
+        raise InputError(f"size is {size}; give the images' side in pixels, a whole number from 1 on.")
     if (path / "checkpoints").is_dir():
         run = build.restore(path, step)
         encoder = build.image_encoder(run.objective, run.state.params, run.state.state)
@@ -123,9 +130,24 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | N
     elif step is not None:
         raise InputError(f"step says which checkpoint of a run, and {path} is none; leave it out.")
     else:
-        network = read_network(path)
+        network = read_and_tell(path)
         encoder, trained, source = encoder_of(network), network.image_size or _SIZE, {"weights": str(path)}
     return of(encoder, trained if size is None else size, source)
+
+
+def _array(images: Any) -> jax.Array | np.ndarray:
+    """Return images where they are; those of other libraries and lists come to the host."""
+    try:
+        return images if isinstance(images, jax.Array) else np.asarray(images)
+    except ValueError as error:
+        raise InputError("the images differ in shape; give them one by one, or cut them with `prepare`.") from error
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} is {value!r}; give a whole number.") from error
 
 
 def _image_size(config: ConfigDict) -> int:

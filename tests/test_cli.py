@@ -86,7 +86,7 @@ def test_weights_go_out_and_come_in(folder, capsys):
         (["report", back], "imported weights"),
         (["show", "tracks", "--workdir", back], "come without data"),
         (["show", "embedding", "--workdir", back], "come without data"),
-        (["show", "reconstructions", "--workdir", back], "are drawn of MAE"),
+        (["show", "reconstructions", "--workdir", back], f"--config.init_from={back}"),
         (["train", "--config", "toy", "--workdir", back], "--config.init_from="),
     ):
         assert main(command) == 2
@@ -107,13 +107,16 @@ def test_features_of_a_run(folder):
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "train", "prepare", "export", "features", "show", "show views", "show attention", "show embedding", "report"],
+    [
+        *("", "train", "prepare", "export", "import", "evaluate", "evaluate knn", "features", "report"),
+        *("show", "show views", "show reconstructions", "show attention", "show embedding"),
+    ],
 )
 def test_help(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*verb.split(), "--help"])
     assert stopped.value.code == 0
-    assert "usage" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith(f"usage: ssljax {verb}".rstrip() + " [-h]")
 
 
 def told(capsys, arguments):

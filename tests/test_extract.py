@@ -137,6 +137,22 @@ def test_damaged_images_end_it_or_are_left_out(exported, tmp_path, capsys):
         extract([folder], tmp_path / "none.npz", weights=exported[1], skip_damaged=True)
 
 
+def test_damaged_videos_end_it_or_are_left_out(exported, places, tmp_path, capsys):
+    video, image, output = tmp_path / "walk.mp4", places / "photos" / "red" / "000.png", tmp_path / "features.npz"
+    video.write_bytes((places / "street.mp4").read_bytes()[:500])
+    arguments = ["features", str(video), str(image), "--weights", str(exported[1]), "--output", str(output)]
+    assert main(arguments) == 2
+    assert "walk.mp4 cannot be opened" in capsys.readouterr().err
+    assert main([*arguments, "--skip-damaged", "--every", "1"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"left out: {video} cannot be opened")
+    assert printed[1] == f"wrote {output}: features [1, 48]; 1 left out"
+    with pytest.raises(InputError, match=r"nothing that can be read; the first says: .*walk\.mp4"):
+        extract([video], tmp_path / "none.npz", weights=exported[1], skip_damaged=True)
+    with pytest.raises(InputError, match="does not exist"):
+        extract([video, tmp_path / "nowhere"], tmp_path / "none.npz", weights=exported[1], skip_damaged=True)
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_an_interrupted_write_leaves_nothing(exported, places, tmp_path, monkeypatch, suffix):
     output = tmp_path / f"features.{suffix}"
@@ -165,6 +181,8 @@ def test_an_interrupted_write_leaves_nothing(exported, places, tmp_path, monkeyp
         (["photos", "--output", "features.csv"], "ends in .npz or .parquet"),
         (["photos", "--output", "photos"], "ends in .npz"),
         (["photos", "--size", "33"], "patch size 8 does not divide"),
+        (["photos", "--size", "0"], "whole number from 1"),
+        (["photos", "--size", "x"], "whole number from 1"),
         (["photos", "--every", "2"], "--every is about videos"),
         (["photos", "--step", "2"], "leave it out"),
         (["photos", "--workdir", "run"], "one of them"),

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from pictures import encode, smooth
@@ -99,6 +100,9 @@ def test_bad_requests_are_told(exported, tmp_path):
         (pixels(1)[0, 0], r"shape \[32, 3\]"),
         (pixels(1).transpose(0, 3, 1, 2), r"shape \[1, 3, 32, 32\]"),
         (pixels(1).astype(np.int32), "dtype int32"),
+        (pixels(0), r"shape \[0, 32, 32, 3\]"),
+        (None, r"shape \[\]"),
+        ([np.zeros((32, 32, 3)), np.zeros((24, 24, 3))], "differ in shape"),
     ):
         with pytest.raises(InputError, match=message):
             encoder(images)
@@ -110,6 +114,20 @@ def test_bad_requests_are_told(exported, tmp_path):
         ssljax.load(path, step=3)
     with pytest.raises(InputError, match="patch size 8 does not divide"):
         ssljax.load(path, size=33)
+
+
+def test_values_of_another_type_are_told(exported, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    _, path = exported
+    encoder = ssljax.load(path)
+    with pytest.raises(InputError, match=r"layer is 1\.5; give a whole number"):
+        encoder(pixels(1), layer=1.5)
+    for image in (None, pixels(1)[0] / 255, pixels(1), pixels(1)[0, :, :, 0], pixels(1)[0, :0]):
+        with pytest.raises(InputError, match=r"the image is .*; give uint8 \[h, w, 3\]"):
+            encoder.prepare(image)
+    for size, message in ((0, "size is 0"), (-8, "size is -8"), ("x", "size is 'x'"), (24.0, r"size is 24\.0")):
+        with pytest.raises(InputError, match=f"{message}; give .*whole number"):
+            ssljax.load(path, size=size)
 
 
 def test_importing_the_package_is_light():

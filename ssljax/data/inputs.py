@@ -58,7 +58,9 @@ class Input(NamedTuple):
     has_labels: bool = False
 
 
-def find_inputs(places: Sequence[Path], *, every: float | None = None, size: int = 0) -> list[Input]:
+def find_inputs(
+    places: Sequence[Path], *, every: float | None = None, size: int = 0, damaged: list[str] | None = None
+) -> list[Input]:
     """Return what is at `places`; nothing but indexes and a video's packets and first picture is read.
 
     Args:
@@ -68,22 +70,30 @@ def find_inputs(places: Sequence[Path], *, every: float | None = None, size: int
         every: Seconds between a video's frames: of each of these moments the first frame that is not before it; by
             default 1.
         size: Side in pixels that frames will be cut to: they are decoded at least as large.
+        damaged: Gets a sentence for each place that cannot be read or holds nothing of the kind, which is left out.
 
     Raises:
-        InputError: A place does not exist, cannot be read or holds nothing of the kind, or there is no video for
-            `every`.
+        InputError: A place does not exist, or there is no video for `every`; without `damaged`, also if a place cannot
+            be read or holds nothing of the kind.
     """
     if every is not None and not every > 0:
         raise InputError(f"--every is {every:g}; give a number of seconds above 0, such as 1.")
-    found = [each for place in places for each in _find(place, place if len(places) > 1 else None, every or 1.0, size)]
-    if every is not None and not any(each.is_video for each in found):
+    found: list[Input] = []
+    for place in places:
+        if not place.exists():
+            raise InputError(f"{place} does not exist; give images, a folder of them, a prepared folder or a video.")
+        try:
+            found += _find(place, place if len(places) > 1 else None, every or 1.0, size)
+        except InputError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+    if every is not None and not damaged and not any(each.is_video for each in found):
         raise InputError(f"--every is about videos, and {places[0]} is none; leave it out.")
     return found
 
 
 def _find(place: Path, prefix: Path | None, every: float, size: int) -> list[Input]:
-    if not place.exists():
-        raise InputError(f"{place} does not exist; give images, a folder of them, a prepared folder or a video.")
     if place.is_file() and place.suffix.lower() in ENDINGS:
         return [_files([place], [str(prefix or place.name)])]
     if place.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.export import files
@@ -22,6 +24,12 @@ from ssljax.objectives.base import Encoder
 
 SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
 """What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
+
+_PARAMETER = re.compile(
+    r"(?:.*[._])?(?:weight(?:_[gv])?|bias|kernel|scale|gamma|gain|lambda1|mean|var|cls|position|register|tokens?|embed"
+    r"|embeddings)"
+)
+"""Names of what a network computes with, in any format; counters and indices beside it may be integers."""
 
 
 def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:
@@ -37,11 +45,12 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
 
     Raises:
         InputError: The file cannot be read, is of another format, or holds no such network: an array is missing,
-            surplus, of the wrong shape or not finite.
+            surplus, of the wrong shape, no floating-point numbers, beyond float32 or not finite.
     """
     if format != "auto" and format not in READABLE:
         raise InputError(f"format {format!r} is none that can be read: use auto or one of {', '.join(READABLE)}")
     contents = files.read(path)
+    _check_values(contents.state, path)
     found = contents.record.get("format", format)
     if found == "auto":
         found = format_of(contents.state, contents.config, path)
@@ -101,6 +110,21 @@ def read_and_tell(path: Path) -> Network:
 def read_encoder(path: Path) -> Encoder:
     """Return the encoder in a file or folder of weights; see `read_network`."""
     return encoder_of(read_network(path))
+
+
+def _check_values(state: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raise InputError where a parameter's array holds integers, or an array values that float32 cannot."""
+    for name, array in state.items():
+        if array.dtype.kind in "iub" and _PARAMETER.fullmatch(name):
+            raise InputError(
+                f"{path} holds {name} in {array.dtype}, and parameters are floating-point numbers; "
+                "give weights that are not quantised."
+            )
+        if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float32).itemsize:
+            with np.errstate(over="ignore"):
+                beyond = np.isinf(array.astype(np.float32)) & np.isfinite(array)
+            if beyond.any():
+                raise InputError(f"{path} holds {name} with values beyond float32; give weights that fit into it.")
 
 
 def _recorded(network: Network, record: dict[str, object], path: Path) -> Network:

@@ -14,6 +14,7 @@ from ssljax import build
 from ssljax.errors import InputError
 from ssljax.models.pure import Params
 from ssljax.objectives.base import PyTree
+from ssljax.objectives.imported import Imported
 from ssljax.objectives.mae import MAE
 from ssljax.ops import keys as rng
 from ssljax.ops.arrays import Array
@@ -48,6 +49,11 @@ def show_reconstructions(workdir: Path, output: Path, *, step: int | None = None
     """
     run = build.restore(workdir, step)
     mae = run.objective
+    if isinstance(mae, Imported):
+        raise InputError(
+            f"{workdir} holds imported weights, and reconstructions need a run with data; start one from it with "
+            f"--config configs/mae.py --config.init_from={workdir}."
+        )
     if not isinstance(mae, MAE):
         raise InputError(f"{workdir} is a run of {type(mae).__name__}; reconstructions are drawn of MAE.")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -146,6 +146,38 @@ def test_places_without_weights(tmp_path, capsys):
     assert_verbs_refuse(tmp_path / "weights.txt", tmp_path, capsys)
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (WEIGHTS, "head.last_layer.weight_v"),
+        ("resnet.safetensors", "bn1.running_mean"),
+        ("another's timm", "pos_embed"),
+        ("another's transformers", "embeddings.cls_token"),
+        ("native.safetensors", "encoder.blocks.mlp.fc1.kernel"),
+    ],
+)
+def test_integers_and_values_beyond_float32(place, name, written, tmp_path, recwarn):
+    if place == "native.safetensors":
+        path = tmp_path / place
+        write_network(network(encoder=VIT), path, format="safetensors")
+    else:
+        path = copied(written / place, tmp_path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    with safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata()
+    state = load_file(file)
+    name = next(key for key in state if key.endswith(name))
+    whole = state[name].astype(np.float64)
+    for dtype in (np.int8, np.int64, np.bool_):
+        save_file(state | {name: whole.astype(dtype)}, file, metadata=metadata)
+        assert f"holds {name} in {np.dtype(dtype)}, and parameters are floating-point numbers" in told(path)
+    save_file(state | {name: whole + 1e39}, file, metadata=metadata)
+    assert f"holds {name} with values beyond float32" in told(path)
+    save_file(state | {name: whole}, file, metadata=metadata)
+    read_network(path)
+    assert not recwarn.list
+
+
 def test_wrong_format(written, tmp_path):
     assert "is of the format 'dino', not 'timm'; leave --format out" in told(written / WEIGHTS, "timm")
     for wrong in ("torchvision", "timm", "dino", "safetensors"):

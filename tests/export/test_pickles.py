@@ -6,8 +6,10 @@ import contextlib
 import importlib.util
 import json
 import os
+import pathlib
 import pickle
 import re
+import warnings
 import zipfile
 
 import numpy as np
@@ -82,6 +84,39 @@ def test_a_namespace_hides_no_code(tmp_path):
     torch.save({"args": argparse.Namespace()}, path)
     with pytest.raises(pickle.UnpicklingError):  # no other reader of the process has become less strict
         torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["HTML", "TorchScript", *(f"{kind} {i}" for kind in ("malicious", "NumPy", "plain") for i in range(6))]
+)
+def test_refusals_are_our_own_and_without_warnings(kind, tmp_path):
+    path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
+    kind, protocol = kind.split()[0], kind[-1]
+    pickled = {"malicious": Malicious(f"touch {trace}"), "NumPy": np.zeros(3), "plain": {"weight": 1}}
+    if kind == "TorchScript":
+        with warnings.catch_warnings(action="ignore"):  # it is deprecated
+            torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(path)
+    elif kind == "HTML":
+        path.write_text("<!DOCTYPE html><html><body>Not found</body></html>")
+    else:
+        path.write_bytes(pickle.dumps(pickled[kind], protocol=int(protocol)))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError) as caught:
+            pickles.read_pth(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message and not warned
+    assert "weights_only" not in message and "torch.load" not in message
+    assert ("refused" in message) == (kind not in ("HTML", "plain"))
+    assert not trace.exists()
+
+
+def test_paths_are_harmless_and_never_made(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    paths = [pathlib.Path("/data"), pathlib.PurePosixPath("a/b"), pathlib.PureWindowsPath("c:/d")]
+    torch.save({"weight": torch.ones(2), "args": argparse.Namespace(output=paths[0]), "paths": paths}, path)
+    state, notes = pickles.read_pth(path)
+    assert list(state) == ["weight"] and notes == ("What is no tensor (args, paths): weights alone are read.",)
 
 
 def test_files_that_are_none(tmp_path):
