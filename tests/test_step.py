@@ -69,6 +69,7 @@ def test_large_matrices_of_teacher_and_moments_are_sharded():
     assert {spec for name, spec in specs.items() if name.endswith("center")} == {()}
 
 
+@pytest.mark.long
 def test_micro_batches_give_the_whole_batchs_update():
     config = toy_config()
     with jax.default_matmul_precision("highest"):

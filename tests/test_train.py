@@ -91,6 +91,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
     assert max(lines(tmp_path / "run")) == saved
 
 
+@pytest.mark.long
 def test_an_uninterrupted_run_continued_by_other_threads_and_meshes(tmp_path):
     whole = train(toy(), tmp_path / "whole")
     train(toy(epochs=4, **{"loader.threads": 1}), tmp_path / "parts")

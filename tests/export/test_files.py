@@ -412,6 +412,7 @@ def read(place):
 KINDS = [WEIGHTS, "half.safetensors", "weights.npz", "resnet.safetensors", "transformers", "shards"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_anywhere_is_told_or_harmless(name, written, tmp_path):
     """Bytes changed, cut out or cut off, half of them in the first 4,000, where names and shapes are."""
@@ -455,6 +456,7 @@ def replaced(tree, path, value):
     return tree
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [WEIGHTS, "resnet.safetensors", "another's timm", "another's transformers"])
 def test_odd_values_of_records_and_configs_are_told_or_harmless(name, written, tmp_path):
     """What is taken can be written again."""

@@ -134,6 +134,7 @@ HALVES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("format", "name"), HALVES)
 def test_halves(format, name, dtype, tmp_path):
