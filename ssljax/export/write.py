@@ -167,7 +167,7 @@ def _tell(network: Network, written: Network, read: Network, path: Path) -> None
     own, found = network.arguments["encoder"], read.arguments.get("encoder", {})
     if own.get("mask_token") and not written.arguments["encoder"]["mask_token"]:
         print("left out: the mask token, of which the format has none")
-    unsaid = [name for name in UNSAID if path.suffix == ".pth" and own.get(name) != found.get(name)]
+    unsaid = [name for name in UNSAID if path.suffix == ".pth" and name in own and own[name] != found.get(name)]
     if unsaid:
         values = ", ".join(f"{name} {own[name]}" for name in unsaid)
         print(f"a .pth holds arrays alone; who reads this one must know: {values}")

@@ -89,8 +89,16 @@ def test_export_and_check(format, name, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("format", ["transformers", "onnx"])
-@pytest.mark.parametrize("make", [resnet_network, mae_network, functools.partial(vit_network, registers=2)])
+@pytest.mark.parametrize(
+    ("format", "make"),
+    [
+        ("transformers", resnet_network),
+        ("transformers", mae_network),
+        ("transformers", functools.partial(vit_network, registers=2)),
+        ("onnx", resnet_network),
+        ("onnx", functools.partial(vit_network, registers=2)),
+    ],
+)
 def test_check_of_other_networks(format, make, tmp_path, capsys):
     write_network(make(), tmp_path / "folder", format=format, check=True)
     assert "largest difference" in capsys.readouterr().out

@@ -201,3 +201,14 @@ def test_a_value_beyond_a_half_is_told(tmp_path):
     assert not list(tmp_path.iterdir())
     write_network(ours, tmp_path / "weights", dtype="bfloat16")
     assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_folders_on_the_way_are_made_and_go_with_a_failure(tmp_path):
+    ours, path = vit(), tmp_path / "a" / "b" / "weights.safetensors"
+    with pytest.raises(InputError, match="b/weights.safetensors: the format 'transformers' is a folder"):
+        write_network(ours, path, format="transformers")
+    with pytest.raises(InputError, match="for a ResNet, and the encoder is a 'vit'"):
+        write_network(ours, path, format="torchvision")
+    assert not list(tmp_path.iterdir())
+    write_network(ours, path)
+    assert bytes_in(tmp_path).keys() == {"a/b/weights.safetensors"}
