@@ -20,7 +20,7 @@ from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import pixels_like
 from ssljax.export.network import encoder_of
-from ssljax.export.read import read_network
+from ssljax.export.read import read_and_tell
 from ssljax.models.pure import combine
 from ssljax.objectives.base import Encoder
 from ssljax.ops import keys as rng
@@ -127,7 +127,7 @@ def _of_weights(path: Path | None, step: int | None) -> Subjects:
     assert path is not None
     if step is not None:
         raise InputError("--step says which checkpoint of a run, and --weights names a file; give one of them.")
-    network = read_network(path)
+    network = read_and_tell(path)
     encoder = encoder_of(network)
     init = jax.jit(lambda key: combine(encoder.model.init(key), encoder.model.init_statistics()))
     random = encoder._replace(params=init(jax.random.key(0)))

@@ -122,10 +122,10 @@ def _what(network: Network, dtype: str) -> str:
 
 
 def _origin(source: Mapping[str, Any]) -> str:
-    if "objective" not in source:
-        return "These weights were imported from a file that does not say how they were trained."
-    data = ", ".join(f"{name} {value!r}" for name, value in source["data"].items()) or "not stated"
     license = source.get("license") or "not stated: ask who trained them"
+    if "objective" not in source:
+        return f"These weights come from a file that does not say how they were trained.\n\n- licence: {license}"
+    data = ", ".join(f"{name} {value!r}" for name, value in source["data"].items()) or "not stated"
     return (
         f"- objective: {source['objective']}\n- updates: {source['step']:,} ({source['samples']:,} samples)\n"
         f"- data: {data}\n- licence: {license}"

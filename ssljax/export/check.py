@@ -22,8 +22,8 @@ CHECKED = {
 """The formats that are checked: with which package, and the extra that installs it."""
 
 
-def need(format: str, dtype: str) -> None:
-    """Raise InputError where a format can't be checked, or not here."""
+def need(format: str, dtype: str, network: Network) -> None:
+    """Raise InputError where a format can't be checked, or not here, or not of this network."""
     if format not in CHECKED:
         raise InputError(f"--check is for the formats {', '.join(CHECKED)}, not {format!r}; leave it out.")
     if dtype != "float32":
@@ -33,6 +33,8 @@ def need(format: str, dtype: str) -> None:
         raise InputError(f"--check needs {package}, which is not installed: pip install 'ssljax[{extra}]'")
     if format != "onnx":
         need_torch("--check")
+    if format == "dino" and (network.arguments["encoder"]["name"] != "vit" or "decoder" in network.arguments):
+        raise InputError("--check of the format 'dino' is for ViTs without a decoder; leave it out.")
 
 
 def largest_difference(path: Path, network: Network, format: str) -> float:
@@ -73,8 +75,6 @@ def hyperparameters(vit: Any) -> dict[str, Any]:
 def _torch(path: Path, images: np.ndarray, network: Network) -> np.ndarray:
     from ssljax.export import torch_vit
 
-    if network.arguments["encoder"]["name"] != "vit" or "decoder" in network.arguments:
-        raise InputError("--check of the format 'dino' is for ViTs without a decoder; leave it out.")
     state = torch_vit.load(path / "model.safetensors" if path.is_dir() else path)
     if "backbone.cls_token" in state:
         state = {name.removeprefix("backbone."): x for name, x in state.items() if name.startswith("backbone.")}

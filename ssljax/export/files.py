@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -46,12 +47,14 @@ class Contents(NamedTuple):
         config: The config.json beside them, {} without one.
         record: What `ssljax export` wrote of them, {} in another's file.
         notes: What was left out in reading, a sentence each.
+        preprocessor: The preprocessor_config.json beside them, {} without one.
     """
 
     state: State
     config: dict[str, Any]
     record: dict[str, Any]
     notes: tuple[str, ...] = ()
+    preprocessor: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(path: Path) -> Contents:
@@ -67,13 +70,14 @@ def read(path: Path) -> Contents:
         raise InputError(f"{path} holds no weights; a folder of weights has one of {', '.join(FOLDER_WEIGHTS)} in it.")
     if not path.is_file():
         raise InputError(f"{path} does not exist; name a file of weights, or a folder with one.")
-    beside = path.with_name("config.json")
-    config = _json(beside) if path.name in FOLDER_WEIGHTS and beside.is_file() else {}
+    beside = {name: path.with_name(f"{name}.json") for name in ("config", "preprocessor_config")}
+    found = {name: file for name, file in beside.items() if path.name in FOLDER_WEIGHTS and file.is_file()}
+    config, preprocessor = (_json(found[name]) if name in found else {} for name in beside)
     contents = _read_shards(path) if path.name.endswith(INDEX) else _read_file(path)
     for name, array in contents.state.items():
         if array.dtype.kind not in "fiub" and array.dtype not in HALVES:
             raise InputError(f"{path} holds {name} in {array.dtype}, which no weights are in; give another file.")
-    return contents._replace(config=config)
+    return contents._replace(config=config, preprocessor=preprocessor)
 
 
 def _read_file(path: Path) -> Contents:
@@ -200,11 +204,14 @@ def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]
             raise InputError(f"{path}: NumPy's files have no bfloat16; write float16 or float32, or another format.")
         np.savez(path, **{**state, RECORD: np.asarray(text)})  # type: ignore[arg-type]
     elif path.suffix == ".safetensors":
+        path.touch()
+        mode = path.stat().st_mode  # as any file here; those of the library are their owner's alone
         try:
             save_file(dict(state), path, metadata={"format": "pt", RECORD: text})
         except SafetensorError as error:
             raise OSError(str(error)) from error
         _sort_metadata(path)
+        path.chmod(mode)
     else:
         _write_pth(state, path)
 

@@ -135,7 +135,7 @@ def _check_config(config: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Compare a file's config with that of the network which was read from its arrays."""
     for key, value in ours.items():
         said = config.get(key, value)
-        if key in ("image_size", "patch_size") and isinstance(said, list) and len(set(said)) == 1:
+        if key in ("image_size", "patch_size") and isinstance(said, list) and said and said == said[:1] * len(said):
             said = said[0]
         if key not in FREE and said != value:
             raise InputError(f"config.json has {key} {said!r}, but the arrays are those of a model with {value!r}")

@@ -15,7 +15,7 @@ from ssljax.export import huggingface_mae as mae
 from ssljax.export import huggingface_names as hub
 from ssljax.export.names import vit_from_torch, vit_to_torch
 from ssljax.export.network import Network
-from ssljax.export.vits import ratio_of, usual_heads
+from ssljax.export.vits import HEADS_ASSUMED, ratio_of, usual_heads
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.pure import Params
 from ssljax.models.vit import SIZES, ViT
@@ -247,8 +247,12 @@ def _hidden_of(width: int, ratio: float, gated: bool) -> int:
 
 def _heads(config: Mapping[str, Any], key: str, usual: int, width: int, notes: list[str]) -> int:
     if key not in config:
-        notes.append(f"The file does not say {key}: {usual} are assumed, as usual at width {width}.")
-    return int(_number(config, key, usual))
+        said = HEADS_ASSUMED if key == "num_attention_heads" else f"The file does not say {key}"
+        notes.append(f"{said}: {usual} are assumed, as usual at width {width}.")
+    heads = _number(config, key, usual)
+    if heads != int(heads):
+        raise InputError(f"config.json has {key} {heads!r}: give a whole number")
+    return int(heads)
 
 
 def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
@@ -259,6 +263,6 @@ def _eps(config: Mapping[str, Any], usual: float, notes: list[str]) -> float:
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
         raise InputError(f"config.json has {key} {value!r}: give a number")
     return value

@@ -81,7 +81,7 @@ def read_start(place: str, objective: Objective, abstract: TrainState) -> Start:
 
 def read_any(path: Path) -> Network:
     """Return the network of a run's folder, with its heads, or of a file or folder of weights."""
-    return network_of_run(path, heads=True) if (path / "checkpoints").is_dir() else read_network(path)
+    return network_of_run(path, heads=True, twin=True) if (path / "checkpoints").is_dir() else read_network(path)
 
 
 def begin(start: Start, state: TrainState) -> TrainState:
@@ -193,7 +193,7 @@ def _encoder(
             here, there = target.get(path, "none of it"), source[path].shape if path in source else "none of it"
             raise InputError(
                 f"{place} holds another architecture: of encoder/{name} it has {_shape(there)}, and the config's "
-                f"encoder {_shape(here)}; {_advice(network)}"
+                f"encoder {_shape(here)}; {_advice(network, model)}"
             )
     for name in _SHOULD_AGREE:
         theirs, ours = network.arguments["encoder"].get(name), getattr(model.abstract, name, None)
@@ -244,8 +244,12 @@ def _shape(value: Any) -> str:
     return value if isinstance(value, str) else str(list(value))
 
 
-def _advice(network: Network) -> str:
-    arguments = network.arguments["encoder"]
-    names = ("patch_size", "width", "depth", "registers", "layer_scale", "mlp_ratio", "bottleneck", "width_multiplier")
-    values = ", ".join(f"{name}={arguments[name]}" for name in names if name in arguments)
-    return f"set in config.models.encoder what it has: {values}."
+def _advice(network: Network, model: Pure) -> str:
+    """Return what to set in the config: where the two encoders differ in more than how they compute."""
+    theirs, ours = network.arguments["encoder"], encoder_arguments(model.abstract)
+    rest = ("name", "size", "image_size", "positions", "mask_token", *_SHOULD_AGREE)
+    differ = [name for name in theirs if name not in rest and theirs[name] != ours.get(name)]
+    if theirs.get("layer_scale") is not None and ours.get("layer_scale") is not None:
+        differ.remove("layer_scale") if "layer_scale" in differ else None
+    values = ", ".join(f"{name}={theirs[name]}" for name in differ)
+    return f"set in config.models.encoder, in a file where no flag can say it: {values}."

@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from ssljax.errors import InputError
+from ssljax.export.models import ROLES
 from ssljax.export.network import Network
 
 
@@ -31,11 +32,12 @@ def from_state(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Ne
     """Return the parts; their arguments are in the record alone.
 
     Raises:
-        InputError: A name has no role.
+        InputError: A name has no role, or is another's beginning.
     """
-    bare = [name for name in state if "." not in name]
-    if bare:
-        raise InputError(f"parameter {bare[0]!r} is none of an encoder's or a head's")
+    for name in state:
+        role, _, rest = name.partition(".")
+        if role not in ROLES or not rest or any(other.startswith(f"{name}.") for other in state):
+            raise InputError(f"parameter {name!r} is none of an encoder's or a head's")
     tree = traverse_util.unflatten_dict(
         {tuple(name.split(".")): np.asarray(a, np.float32) for name, a in state.items()}
     )

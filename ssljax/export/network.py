@@ -105,6 +105,8 @@ def with_image_size(network: Network, size: int) -> Network:
         InputError: The encoder has no positions, or its patches don't divide the size.
     """
     arguments = network.arguments["encoder"]
+    if size < 1:
+        raise InputError(f"--image-size is {size}; give a number of pixels")
     if arguments["name"] != "vit":
         raise InputError("a ResNet has no positions to resample and takes images of any size; leave --image-size out")
     if "decoder" in network.arguments:

@@ -15,7 +15,7 @@ import numpy as np
 from ssljax.errors import InputError
 from ssljax.export import mae_names, moco_names, names, resnets
 from ssljax.export.network import Network
-from ssljax.export.vits import read_vit
+from ssljax.export.vits import HEADS_ASSUMED, read_vit
 from ssljax.models.pure import Params
 
 State = Mapping[str, np.ndarray]
@@ -194,7 +194,7 @@ def _read_encoder(state: State, *, moco: bool, fixed: bool) -> tuple[dict[str, A
     offset = 0.0 if moco or fixed or registers else 0.1
     arguments, params, notes = read_vit(state, heads=heads, offset=offset, antialias=registers)
     if heads:
-        notes += (f"The file does not say how many heads the attention has: {heads} are assumed, as in MoCo v3.",)
+        notes += (f"{HEADS_ASSUMED}: {heads} are assumed, as in MoCo v3.",)
     return arguments, params, notes + note
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ssljax.errors import InputError
@@ -25,7 +25,7 @@ MARK = '- "ssljax"'
 """The line of a model card that says whose export it is."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a hidden place beside `path` to write a file or a folder to, which takes its place when all went well.
 
@@ -34,9 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
             name `path` in the place of the hidden one.
     """
     _check_replaceable(path)
+    made = [folder for folder in path.parents if not folder.exists()]
     partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if path.is_dir():
             path.rename(old)
@@ -50,11 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         for left in (partial, old):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for folder in [] if path.exists() else made:
+            with contextlib.suppress(OSError):  # it was never made, or somebody else uses it
+                folder.rmdir()
 
 
 def _check_replaceable(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}; make it, or name another place.")
     held = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
     others = [name for name in held if name not in WRITTEN]
     if others:

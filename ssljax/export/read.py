@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.export import files
+from ssljax.export.colours import with_our_colours
 from ssljax.export.formats import FORMATS, READABLE, format_of
 from ssljax.export.network import Network, check_shapes, encoder_of, with_arguments
 from ssljax.export.source import is_source
+from ssljax.export.vits import HEADS_ASSUMED
 from ssljax.objectives.base import Encoder
 
 _PARAMETER = re.compile(
@@ -24,6 +27,8 @@ _PARAMETER = re.compile(
     r"|embeddings)"
 )
 """Names of what a network computes with, in any format; counters and indices beside it may be integers."""
+SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
+"""What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
 
 
 def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:
@@ -56,6 +61,8 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     assert module is not None
     try:
         network: Network = module.from_state(contents.state, contents.config)
+        if not contents.record:
+            network = with_our_colours(network, contents.config, contents.preprocessor)
     except InputError as error:
         raise InputError(f"{path} holds no network in the format {found!r}: {error}") from error
     if contents.record:
@@ -63,7 +70,8 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     if heads is not None:
         encoder = network.arguments.get("encoder", {}) | {"heads": heads}
         assumed = network.assumed - {"encoder"}
-        network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed)
+        notes = tuple(note for note in network.notes if HEADS_ASSUMED not in note)
+        network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed, notes=notes)
     check_shapes(network, path)
     if contents.record and heads is None:
         _check_config(contents.config, module.config_files(network), path)
@@ -82,6 +90,20 @@ def summary(network: Network) -> list[str]:
     arguments = network.arguments["encoder"]
     lines.append("encoder    " + ", ".join(f"{name} {value}" for name, value in arguments.items()))
     return [*lines, *(f"noted      {note}" for note in network.notes)]
+
+
+def read_and_tell(path: Path) -> Network:
+    """Return the network in a file or folder of weights; its notes go to standard error, a line each.
+
+    Raises:
+        InputError: See `read_network`.
+    """
+    network = read_network(path)
+    for note in network.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    if "encoder" in network.assumed:
+        print(f"{path}: if that is wrong, import it with ssljax import --heads N, and use that run.", file=sys.stderr)
+    return network
 
 
 def read_encoder(path: Path) -> Encoder:
@@ -114,6 +136,9 @@ def _recorded(network: Network, record: dict[str, object], path: Path) -> Networ
         or not is_source(source)
     ):
         raise InputError(f"{path} does not say in its metadata what it holds; export it again.")
+    surplus = [note for note in network.notes if note.startswith(SURPLUS) or note.endswith(OTHERS)]
+    if surplus:
+        raise InputError(f"{path} holds what its metadata does not tell of: {surplus[0]}")
     return with_arguments(network, arguments)._replace(source=source, averaged=averaged, notes=(), assumed=frozenset())
 
 

@@ -14,12 +14,20 @@ from ssljax import build, checkpoint, configuration, step
 from ssljax.errors import InputError
 from ssljax.export import places
 from ssljax.export.network import Network, network_of
-from ssljax.export.source import source_of
+from ssljax.export.source import results_of, source_of
 from ssljax.objectives.imported import Imported
+
+COPIES = ("student", "teacher")
 
 
 def network_of_run(
-    workdir: Path, at: int | None = None, *, copy: str = "image", heads: bool = False, license: str | None = None
+    workdir: Path,
+    at: int | None = None,
+    *,
+    copy: str = "image",
+    heads: bool = False,
+    twin: bool = False,
+    license: str | None = None,
 ) -> Network:
     """Return the image encoder of a run's checkpoint, the newest by default.
 
@@ -28,6 +36,7 @@ def network_of_run(
         at: Which checkpoint.
         copy: "image", the one that the paper evaluates; "student" or "teacher", where there are two.
         heads: Whether to take with it what pretraining puts on it.
+        twin: Whether the other of two copies comes as the network's twin.
         license: What the model card says; by default what an imported network said.
 
     Raises:
@@ -39,14 +48,20 @@ def network_of_run(
     if copy not in encoders:
         raise InputError(f"{type(run.objective).__name__} keeps one copy of its encoder; leave --{copy} out.")
     if isinstance(run.objective, Imported):
-        source = run.objective.card
+        source, measured = run.objective.card, results_of(workdir, int(run.state.step))
+        if measured:
+            source["metrics"] = source.get("metrics", {}) | measured
         averaged = run.objective.averaged == (encoders[copy] is encoders["image"])
     else:
         source = source_of(workdir, run.config, int(run.state.step))
         averaged = "teacher" in encoders and encoders[copy] is encoders["teacher"]
+    if encoders[copy] is not encoders["image"]:
+        source = source | {"metrics": {}}  # they are the other copy's
     if license is not None:
         source = source | {"license": license}
-    return network_of(encoders[copy], heads=heads, averaged=averaged, source=source)
+    other = next((e for name, e in encoders.items() if name in COPIES and e is not encoders[copy]), None)
+    params = network_of(other, heads=heads).params if twin and other else {}
+    return network_of(encoders[copy], heads=heads, averaged=averaged, source=source, twin=params)
 
 
 def write_run(network: Network, workdir: Path, origin: str) -> None:

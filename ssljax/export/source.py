@@ -30,7 +30,7 @@ def source_of(workdir: Path, config: ConfigDict, step: int) -> dict[str, Any]:
         "samples": step * plain["batch_size"],
         "image_size": build.image_size(config),
         "data": {name: value for name, value in data.items() if name in ("name", "data", "video", "dataset", "split")},
-        "metrics": _results(workdir, step),
+        "metrics": results_of(workdir, step),
         "config": {name: value for name, value in plain.items() if name not in _RUNNING},
         "license": UNSTATED,
     }
@@ -61,7 +61,7 @@ def is_source(value: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def _results(workdir: Path, step: int) -> dict[str, dict[str, float]]:
+def results_of(workdir: Path, step: int) -> dict[str, dict[str, float]]:
     """Return the trained encoder's metrics by protocol, of this checkpoint's files alone."""
     found: dict[str, dict[str, float]] = {}
     for path in sorted((workdir / "evaluate").glob("*.json")):
@@ -70,6 +70,6 @@ def _results(workdir: Path, step: int) -> dict[str, dict[str, float]]:
             results, at, protocol = record["results"]["trained"], record["step"], record["protocol"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a file of the user's own, or of weights: it says nothing of this checkpoint
-        if at == step:
+        if at == step and is_source({"metrics": {protocol: results}}):
             found[protocol] = results
     return found

@@ -24,6 +24,8 @@ from ssljax.ops.augment import IMAGENET_MEAN, IMAGENET_STD
 State = Mapping[str, np.ndarray]
 
 TIMM_SIZES = {"ti": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+SAID = {"img_size": "image_size", "patch_size": "patch_size", "embed_dim": "width", "depth": "depth"}
+"""Arguments that the arrays say as well, theirs and ours."""
 FOLDED = "The position of CLS: it is part of cls_token there, and zero here."
 
 
@@ -75,11 +77,27 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
     for part in ("head", "fc"):
         if [left.pop(f"{part}.{leaf}", None) is None for leaf in ("weight", "bias")] != [True, True]:
             notes.append(resnets.CLASSIFIER.format(part))
-    model_args = config.get("model_args", {})
-    notes += _unfold(left, model_args.get("no_embed_class"))
-    arguments, params, more = read_vit(left, heads=model_args.get("num_heads"), antialias=True)
-    assumed = frozenset() if "num_heads" in model_args else frozenset({"encoder"})
+    said = _said(config)
+    notes += _unfold(left, said.get("no_embed_class"))
+    arguments, params, more = read_vit(left, heads=said.get("num_heads"), antialias=True)
+    for theirs, ours in SAID.items():
+        if said.get(theirs, arguments[ours]) not in (arguments[ours], [arguments[ours]] * 2):
+            raise InputError(
+                f"config.json has {theirs} {said[theirs]!r}, but the arrays are those of a model with {arguments[ours]}"
+            )
+    assumed = frozenset() if "num_heads" in said else frozenset({"encoder"})
     return Network({"encoder": arguments}, {"encoder": params}, notes=(*notes, *more), assumed=assumed)
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's arguments in a config.json; InputError where what is used of them is of another type."""
+    said = config.get("model_args", {})
+    if not isinstance(said, dict):
+        raise InputError(f"config.json has model_args {said!r}: give an object")
+    for key, kind in (("num_heads", int), ("no_embed_class", bool)):
+        if key in said and type(said[key]) is not kind:
+            raise InputError(f"config.json has {key} {said[key]!r}: give a {kind.__name__}")
+    return said
 
 
 def _unfold(state: dict[str, np.ndarray], patches_alone: bool | None) -> list[str]:

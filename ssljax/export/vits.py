@@ -14,6 +14,7 @@ from ssljax.export import names
 from ssljax.models.pure import Params
 from ssljax.models.vit import SIZES
 
+HEADS_ASSUMED = "The file does not say how many heads the attention has"
 OPTIONAL = ("register", "mask", "blocks/scale1/gamma", "blocks/scale2/gamma")
 
 
@@ -39,7 +40,7 @@ def read_vit(
     depth, width = params["blocks"]["norm1"]["scale"].shape
     if heads is None:
         heads = usual_heads(width)
-        notes = (f"The file does not say how many heads the attention has: {heads} are assumed, as usual at {width}.",)
+        notes = (f"{HEADS_ASSUMED}: {heads} are assumed, as usual at {width}.",)
     patch = math.isqrt(len(params["patch"]["kernel"]) // 3)
     rows = len(params["position"]) - 1
     if rows < 1 or math.isqrt(rows) ** 2 != rows:

@@ -18,6 +18,12 @@ from ssljax.objectives.base import Encoder
 WHAT = "what is to be written"
 """What errors call it."""
 
+UNSAID = ("heads", "norm_eps", "position_offset", "position_antialias")
+"""What arrays don't say of an encoder."""
+
+FOREIGN = (".bin", ".ckpt", ".h5", ".msgpack", ".pt", ".tar")
+"""Endings of weights that are not written."""
+
 TOLERANCE = 1e-4
 """Of `--check`: the largest difference of features between float32 here and there."""
 
@@ -83,7 +89,7 @@ def write_network(
     chosen = FORMATS[format]
     _check_place(format, chosen, output)
     if check:
-        checking.need(format, dtype)
+        checking.need(format, dtype, network)
     network = network if image_size is None else with_image_size(network, image_size)
     with places.replacing(output) as partial:
         if output.suffix in chosen.suffixes:
@@ -118,12 +124,16 @@ def _write_weights(network: Network, format: str, path: Path, dtype: str) -> Net
     """Write them and return the network as the file has it."""
     module = FORMATS[format].module
     if module is None:
+        if len(network.params) > 1:
+            raise InputError("an ONNX graph is of the encoder alone: leave --with-head out")
         check_shapes(network, WHAT)
         model = onnx_graph.to_model(network, dtype, metadata={files.RECORD: json.dumps(record_of(network, format))})
         onnx_graph.write(model, path)
         return network
     state = dict(sorted(module.to_state(network).items()))
-    written = _as_written(network, module.from_state(state, _config(module, network)))
+    read = module.from_state(state, _config(module, network))
+    written = _as_written(network, read)
+    _tell(network, written, read, path)
     files.write(files.cast(state, dtype), path, record_of(written, format))
     return written
 
@@ -152,10 +162,22 @@ def _as_written(network: Network, read: Network) -> Network:
     return written
 
 
+def _tell(network: Network, written: Network, read: Network, path: Path) -> None:
+    """Print what the format has no place for: a token that nothing uses after pretraining, what a .pth cannot say."""
+    own, found = network.arguments["encoder"], read.arguments.get("encoder", {})
+    if own.get("mask_token") and not written.arguments["encoder"]["mask_token"]:
+        print("left out: the mask token, of which the format has none")
+    unsaid = [name for name in UNSAID if path.suffix == ".pth" and own.get(name) != found.get(name)]
+    if unsaid:
+        values = ", ".join(f"{name} {own[name]}" for name in unsaid)
+        print(f"a .pth holds arrays alone; who reads this one must know: {values}")
+
+
 def _check_place(format: str, chosen: Format, output: Path) -> None:
     """Raise InputError where a suffix is another format's, or a file is where a folder should go."""
     others = {suffix for other in FORMATS.values() for suffix in other.suffixes} - set(chosen.suffixes)
-    if output.suffix in others:
+    ending = output.suffix.lower()
+    if ending in {*others, *FOREIGN} or (ending in chosen.suffixes and ending != output.suffix):
         kinds = f"a file ending in {' or '.join(chosen.suffixes)}, or a folder" if chosen.suffixes else "a folder"
         raise InputError(f"{output}: the format {format!r} is {kinds}; give such an --output")
     if output.suffix not in chosen.suffixes and output.exists() and not output.is_dir():

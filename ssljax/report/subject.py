@@ -12,7 +12,7 @@ from ssljax import build
 from ssljax.data.imageset import ImageSet, ImageSource
 from ssljax.errors import InputError
 from ssljax.export.network import encoder_of
-from ssljax.export.read import read_network
+from ssljax.export.read import read_and_tell
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder, Objective
 from ssljax.objectives.imported import Imported
@@ -53,7 +53,7 @@ def read_subject(workdir: Path | None, step: int | None, weights: Path | None) -
     if weights is not None:
         if step is not None:
             raise InputError("--step says which checkpoint of a run, and --weights names a file; give one of them.")
-        network = read_network(weights)
+        network = read_and_tell(weights)
         return Subject(encoder_of(network), network.image_size or STANDARD_SIZE, weights.name, weights.parent)
     assert workdir is not None
     run = build.restore(workdir, step)

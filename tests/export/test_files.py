@@ -182,9 +182,6 @@ def test_wrong_format(written, tmp_path):
     assert "is of the format 'dino', not 'timm'; leave --format out" in told(written / WEIGHTS, "timm")
     for wrong in ("torchvision", "timm", "dino", "safetensors"):
         assert f"holds no network in the format {wrong!r}: " in told(written / "another's transformers", wrong)
-    assert (
-        "in the format 'transformers': the weights are of none" in told(written / "resnet.safetensors", "npz") or True
-    )
     with pytest.raises(InputError, match="format 'onnx' is none that can be read: use auto or one of dino, timm"):
         read_network(written / WEIGHTS, "onnx")
     save_file({"some": np.zeros(3, np.float32)}, tmp_path / WEIGHTS)
@@ -340,15 +337,14 @@ def test_configs_that_disagree(whose, format, written, tmp_path):
         with_json(place / "config.json", lambda config, heads=heads: heads_of(config, heads))
         if whose and heads == 3:
             assert read_network(place).arguments["encoder"]["heads"] == 3
-        elif whose and format == "timm" and heads is None:
-            assert any("do" in note for note in read_network(place).notes)
         else:
             assert "heads" in told(place)
-    if format == "transformers":
-        for key, value in (("hidden_size", 64), ("patch_size", [8, 4]), ("image_size", [[8], {}]), ("hidden_act", {})):
-            shutil.copy(written / format / "config.json", place)
-            with_json(place / "config.json", lambda config, entry={key: value}: config.update(entry))
-            assert key in told(place)
+    others = {"hidden_size": 64, "patch_size": [8, 4], "image_size": [[8], {}], "hidden_act": {}}
+    others = {"embed_dim": 64, "patch_size": [8, 4], "img_size": [[8], {}], "depth": {}} if format == "timm" else others
+    for key, value in others.items():
+        shutil.copy(written / format / "config.json", place)
+        with_json(place / "config.json", lambda c, entry={key: value}: c.get("model_args", c).update(entry))
+        assert key in told(place)
 
 
 @pytest.mark.parametrize(
@@ -405,13 +401,12 @@ def test_our_names_without_a_record(written, tmp_path):
         told(tmp_path / "weights.npz")
 
 
-def whole(place):
-    """Read weights that may be damaged; return whether they still could be."""
+def read(place):
+    """Return the network in weights that may be damaged, None where they are refused."""
     try:
-        read_network(place)
+        return read_network(place)
     except InputError:
-        return False
-    return True
+        return None
 
 
 KINDS = [WEIGHTS, "half.safetensors", "weights.npz", "resnet.safetensors", "transformers", "shards"]
@@ -435,9 +430,9 @@ def test_damage_anywhere_is_told_or_harmless(name, written, tmp_path):
         else:
             del damaged[at[0] :]
         target.write_bytes(damaged)
-        whole(place)
+        read(place)
         target.write_bytes(content)
-    assert whole(place)
+    assert read(place)
 
 
 ODD = [None, True, -1, 0, 3.7, 1e308, float("nan"), "x", "os.system", [], [[1]], {}, {"a": 1}, 10**30]
@@ -469,13 +464,17 @@ def test_odd_values_of_records_and_configs_are_told_or_harmless(name, written, t
             values = json.loads(file.metadata()[files.RECORD])
     else:
         values = json.loads((place / "config.json").read_text())
-    random = np.random.default_rng(0)
+    random, taken = np.random.default_rng(0), 0
     for path in leaves(values):
+        if path[0] == "pretrained_cfg":
+            continue  # which nothing here depends on
         for i in random.permutation(len(ODD))[:4]:
             changed = json.dumps(replaced(values, path, ODD[i]))
             if place.is_file():
                 with_record(place, lambda record, text=changed: text)
             else:
                 (place / "config.json").write_text(changed)
-            if whole(place):
-                write_network(read_network(place), tmp_path / "again", format="npz")
+            found = read(place)
+            taken += found is not None
+            if found is not None and taken % 4 == 0:
+                write_network(found, tmp_path / "again", format="npz")

@@ -13,6 +13,7 @@ from ssljax import build, configuration, mesh, step
 from ssljax.errors import InputError
 from ssljax.export import files, official, write_network
 from ssljax.export.initial import begin, read_start
+from ssljax.export.runs import write_run
 from ssljax.models.pure import separate
 from ssljax.ops.positions import resample_positions
 from ssljax.train import train
@@ -74,6 +75,16 @@ def test_each_copy_of_a_training_checkpoint_goes_to_its_own(tmp_path):
     assert_same(state.params, copies["student"].params)
     assert_same(state.state["teacher"], copies["teacher"].params)
     assert "dino_loss" in told and "heads" in told  # what was left out, and what was assumed
+
+
+def test_each_copy_of_a_run_goes_to_its_own(tmp_path):
+    """Of an imported one; the student of a run of DINO's begins with the student."""
+    copies = {name: network(seed, encoder=ENCODER, head=DINO_HEAD) for seed, name in enumerate(("student", "teacher"))}
+    both = copies["teacher"]._replace(twin=copies["student"].params, averaged=True)
+    write_run(both, tmp_path / "run", "somewhere")
+    state, _, _ = started(smoke("dino"), tmp_path / "run")
+    assert_same(state.params, copies["student"].params)
+    assert_same(state.state["teacher"], copies["teacher"].params)
 
 
 def test_positions_are_resampled_by_the_rule_of_the_weights(dino):
