@@ -21,7 +21,7 @@ from ssljax.data.images import evaluation_view
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
 from ssljax.export.network import encoder_of
-from ssljax.export.read import read_network
+from ssljax.export.read import read_and_tell
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
@@ -107,7 +107,7 @@ class Pretrained:
 
 
 def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | None = None) -> Pretrained:
-    """Return the encoder of a run or of exported weights.
+    """Return the encoder of a run or of exported weights; what others' weights don't say goes to standard error.
 
     Args:
         path: The folder of a run, or a file or folder of weights, see `read_network`.
@@ -130,7 +130,7 @@ def load(path: str | os.PathLike[str], *, step: int | None = None, size: int | N
     elif step is not None:
         raise InputError(f"step says which checkpoint of a run, and {path} is none; leave it out.")
     else:
-        network = read_network(path)
+        network = read_and_tell(path)
         encoder, trained, source = encoder_of(network), network.image_size or _SIZE, {"weights": str(path)}
     return of(encoder, trained if size is None else size, source)
 

@@ -65,7 +65,7 @@ def test_weights_go_out_and_come_in(folder, capsys):
     run, out, back = str(folder / "run"), folder / "hub", str(folder / "imported")
     export = ["--format", "dino", "--with-head", "--output"]
     assert main(["export", "--workdir", run, *export, str(out), "--license", "apache-2.0", "--student"]) == 0
-    assert "license: apache-2.0" in (out / "README.md").read_text()
+    assert 'license: "apache-2.0"' in (out / "README.md").read_text()
     assert main(["import", "--from", str(out), "--output", back]) == 0
     assert "matched    head: 8 arrays" in capsys.readouterr().out
     assert main(["export", "--workdir", back, *export, str(folder / "again")]) == 0

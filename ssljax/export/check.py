@@ -96,7 +96,7 @@ def _transformers(path: Path, images: np.ndarray, network: Network) -> np.ndarra
             tokens = model(pixels).last_hidden_state
     if network.arguments["encoder"]["name"] == "resnet":
         return tokens.flatten(2).transpose(1, 2).numpy()
-    registers = network.arguments["encoder"]["registers"]
+    registers = network.arguments["encoder"].get("registers", 0)
     return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1).numpy()
 
 

@@ -39,6 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: no folder {path.parent} can be made ({error.strerror})") from error
+    try:
         yield partial
         if path.is_dir():
             path.rename(old)

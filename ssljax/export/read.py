@@ -22,13 +22,14 @@ from ssljax.export.source import is_source
 from ssljax.export.vits import HEADS_ASSUMED
 from ssljax.objectives.base import Encoder
 
+SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
+"""What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
+
 _PARAMETER = re.compile(
     r"(?:.*[._])?(?:weight(?:_[gv])?|bias|kernel|scale|gamma|gain|lambda1|mean|var|cls|position|register|tokens?|embed"
     r"|embeddings)"
 )
 """Names of what a network computes with, in any format; counters and indices beside it may be integers."""
-SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
-"""What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
 
 
 def read_network(path: Path, format: str = "auto", *, heads: int | None = None) -> Network:

@@ -155,7 +155,7 @@ def _as_written(network: Network, read: Network) -> Network:
     own, found = network.arguments["encoder"], read.arguments.get("encoder", {})
     if "mask_token" in found:
         own = own | {"mask_token": found["mask_token"]}
-        if (own["layer_scale"] is None) != (found["layer_scale"] is None):
+        if (own.get("layer_scale") is None) != (found["layer_scale"] is None):
             own = own | {"layer_scale": found["layer_scale"]}
     written = network._replace(arguments=network.arguments | {"encoder": own})
     check_shapes(with_arguments(read, written.arguments), WHAT)

@@ -160,7 +160,7 @@ def test_what_only_convention_knows_is_said():
     again = from_state(to_state(network), {})
     arguments = network.arguments["encoder"]
     assert {name: again.arguments["encoder"][name] for name in arguments} == arguments
-    assert [("num_attention_heads: 6" in note, "layer_norm_eps: 1e-12" in note) for note in again.notes] == [
+    assert [("attention has: 6" in note, "layer_norm_eps: 1e-12" in note) for note in again.notes] == [
         (True, False),
         (False, True),
     ]

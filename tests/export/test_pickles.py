@@ -2,18 +2,23 @@
 
 import argparse
 import collections
+import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import pickle
+import re
 import warnings
 import zipfile
 
 import numpy as np
 import pytest
+from released import DECODER, HEAD, RESNET, VIT, assert_same_params, network
 
+from ssljax.cli import main
 from ssljax.errors import InputError
-from ssljax.export import pickles
+from ssljax.export import official, pickles, read_network, write_network
 
 pytestmark = pytest.mark.long
 torch = pytest.importorskip("torch")
@@ -153,3 +158,86 @@ def test_torch_missing_or_unsafe(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"\.pth needs PyTorch, which is not installed"):
         pickles.read_pth(tmp_path / "weights.pth")
+
+
+NETWORKS = {
+    "vit": dict(encoder=VIT | dict(registers=2, mask_token=True, position_offset=0.0, position_antialias=True)),
+    "head": dict(encoder=VIT, head=HEAD | dict(norm_last_layer=False)),
+    "mae": dict(encoder=VIT | dict(position_offset=0.0), decoder=DECODER),
+    "resnet": dict(encoder=RESNET),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_there_and_back(name, dtype, tmp_path):
+    """The bytes are the same whatever the file's name; what the arrays don't say is assumed, as in any .pth file."""
+    ours, one, two = network(**NETWORKS[name]), tmp_path / "one.pth", tmp_path / "the other.pth"
+    write_network(ours, one, dtype=dtype)
+    back = read_network(one)
+    write_network(back, two, dtype=dtype)
+    assert one.read_bytes() == two.read_bytes()
+    if dtype == "float32":
+        assert_same_params(back.params, ours.params)
+    tensors = torch.load(one, weights_only=True)
+    assert {tensor.dtype for tensor in tensors.values()} - {torch.int64} == {getattr(torch, dtype)}
+
+
+def test_torch_files_without_a_folder_of_their_own(tmp_path):
+    """As the hub has older weights: pytorch_model.bin, whole or in shards."""
+    ours = network(**NETWORKS["head"])
+    state = {name: torch.tensor(array) for name, array in official.to_state(ours).items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert_same_params(read_network(tmp_path).params, ours.params)
+    (tmp_path / "pytorch_model.bin").unlink()
+    index = {}
+    for i in range(2):
+        names = sorted(state)[i::2]
+        torch.save({name: state[name] for name in names} | {"epoch": 3}, tmp_path / f"part-{i}.bin")
+        index |= dict.fromkeys(names, f"part-{i}.bin")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    back = read_network(tmp_path)
+    assert_same_params(back.params, ours.params)
+    assert "What is no tensor (epoch): weights alone are read." in back.notes
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damage_anywhere_is_told_or_harmless(zipped, tmp_path):
+    path = tmp_path / "weights.pth"
+    state = {name: torch.tensor(array) for name, array in official.to_state(network(encoder=RESNET)).items()}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for i in range(100):
+        at, damaged = random.integers(4000 if i % 2 else len(content), size=2), bytearray(content)
+        if i % 3 == 0:
+            damaged[at[0] : at[0] + random.integers(1, 20)] = b""
+        elif i % 3 == 1:
+            damaged[at[0]], damaged[at[1]] = random.integers(256, size=2)
+        else:
+            del damaged[at[0] :]
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_network(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["norm.bias"].fill_(float("nan")), "not finite"),
+        (lambda state: state.pop("norm.bias"), "lack norm.bias"),
+        (lambda state: state.update({"neck.weight": torch.ones(3)}), "'neck.weight' is none of"),
+        (lambda state: state.update({"norm.bias": torch.ones(47)}), r"holds \[47\] as encoder/norm/bias"),
+        (lambda state: state.update({"norm.bias": torch.ones(48, dtype=torch.complex64)}), "norm.bias in complex64"),
+        (lambda state: state.update({"more": Malicious("touch trace")}), "wants to run posix.system"),
+    ],
+)
+def test_bad_weights_make_no_run(change, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pth"
+    state = {name: torch.tensor(array) for name, array in official.to_state(network(encoder=VIT)).items()}
+    change(state)
+    torch.save(state, path)
+    assert main(["import", "--from", f"{path}", "--output", f"{tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ssljax: {path}") and error.count("\n") == 1 and re.search(message, error)
+    assert os.listdir(tmp_path) == ["weights.pth"]
