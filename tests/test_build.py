@@ -26,7 +26,8 @@ def prepared(tmp_path_factory):
     return folder / "prepared" / "clip"
 
 
-SLOW = pytest.mark.long  # to compile
+LONG = ("dinov2", "simclr")  # to compile
+RECIPES = [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in CONFIGS]
 
 
 def names(path):
@@ -43,9 +44,7 @@ def smoke(path, prepared):
     return config.lock()
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=SLOW if path.stem in ("dinov2", "simclr") else ()) for path in CONFIGS], ids=names
-)
+@pytest.mark.parametrize("path", RECIPES, ids=names)
 def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     config = smoke(path, prepared)
     state = train(config, tmp_path / "run")
@@ -128,7 +127,7 @@ def sections(config, prefix=""):
             yield from sections(value, f"{prefix}{key}.")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=names)
 def test_every_leaf_is_consumed(path, prepared, tmp_path, monkeypatch):
     """Keys at the top are read by name; a section goes whole to a constructor, which refuses what it does not know."""
     read, original = set(), ConfigDict.__getitem__
