@@ -169,6 +169,11 @@ def _encoded(
 def _rows(items: Sequence[Item], arrays: Mapping[str, jax.Array], dtype: str) -> Rows:
     names, times, labels = ([getattr(item, name) for item in items] for name in ("name", "time", "label"))
     fetched = {name: np.asarray(array.astype(dtype))[: len(items)] for name, array in arrays.items()}
+    bad = [name for name, array in fetched.items() if not np.isfinite(array).all()]
+    if bad:
+        raise InputError(
+            f"The {bad[0]} of {names[0]} to {names[-1]} are not finite in {dtype}; take float32, or weights."
+        )
     return Rows(names, times, labels, fetched)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import shutil
 import tempfile
 import zipfile
@@ -156,7 +157,8 @@ class _Parquet:
         """See `Writer`."""
         import pyarrow as pa
 
-        columns: list[Any] = [pa.array(rows.names, pa.string())]
+        names = [os.fsencode(name).decode(errors="replace") for name in rows.names]  # of files in another encoding
+        columns: list[Any] = [pa.array(names, pa.string())]
         columns += [pa.array(rows.times, pa.float64())] if self.columns.times else []
         columns += [pa.array(rows.labels, pa.string())] if self.columns.labels else []
         for name, shape in self.columns.shapes.items():

@@ -33,8 +33,9 @@ def need(format: str, dtype: str, network: Network) -> None:
         raise InputError(f"--check needs {package}, which is not installed: pip install 'ssljax[{extra}]'")
     if format != "onnx":
         need_torch("--check")
-    if format == "dino" and (network.arguments["encoder"]["name"] != "vit" or "decoder" in network.arguments):
-        raise InputError("--check of the format 'dino' is for ViTs without a decoder; leave it out.")
+    others = network.arguments.keys() - {"encoder", "head", "patch_head"}
+    if format == "dino" and (network.arguments["encoder"]["name"] != "vit" or others):
+        raise InputError("--check of the format 'dino' is for ViTs, alone or with DINO's heads; leave it out.")
 
 
 def largest_difference(path: Path, network: Network, format: str) -> float:
@@ -46,9 +47,6 @@ def largest_difference(path: Path, network: Network, format: str) -> float:
         path: As it was written.
         network: What was written.
         format: One of `CHECKED`.
-
-    Raises:
-        InputError: DINO's names of a ResNet, of which there is no second opinion here.
     """
     encoder, arguments = encoder_of(network), network.arguments["encoder"]
     size = arguments.get("image_size", 224)

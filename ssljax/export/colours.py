@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ssljax.errors import InputError
-from ssljax.export.network import Network
+from ssljax.export.network import Network, with_encoders
+from ssljax.models.pure import Params
 from ssljax.ops.augment import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -26,9 +27,12 @@ def with_our_colours(network: Network, config: Mapping[str, Any], preprocessor: 
     Raises:
         InputError: The mean or deviation are no three numbers, or a deviation is 0.
     """
-    timm = config.get("pretrained_cfg", {})
+    timm = config.get("pretrained_cfg") or config
+    timm = timm if isinstance(timm, Mapping) else {}
     said = preprocessor.get("image_mean", timm.get("mean")), preprocessor.get("image_std", timm.get("std"))
-    if None in said:
+    if preprocessor.get("do_normalize") is False:
+        said = [0.0] * 3, [1.0] * 3
+    if said == (None, None):
         return network
     bad = InputError(f"the images' mean and deviation are {said[0]} and {said[1]}; give three numbers each")
     try:
@@ -40,15 +44,17 @@ def with_our_colours(network: Network, config: Mapping[str, Any], preprocessor: 
     factor, constant = np.asarray(IMAGENET_STD) / std, (np.asarray(IMAGENET_MEAN) - mean) / std
     if np.allclose(factor, 1.0, atol=1e-6) and np.allclose(constant, 0.0, atol=1e-6):
         return network
-    colours = f"Its images were normalised by the mean {list(mean)} and the deviation {list(std)}"
+    colours = f"Its images were normalised by the mean {mean.tolist()} and the deviation {std.tolist()}"
     if network.arguments["encoder"]["name"] != "vit":
         note = f"{colours}, and here by ImageNet's: normalise images yourself, or its features differ."
         return network._replace(notes=(*network.notes, note))
-    patch = network.params["encoder"]["patch"]
-    kernel = np.asarray(patch["kernel"], np.float64).reshape(-1, 3, patch["kernel"].shape[1])  # (pixel, colour, d)
-    bias = patch["bias"] + np.einsum("pcd,c->d", kernel, constant)
-    kernel = (kernel * factor[None, :, None]).reshape(patch["kernel"].shape)
-    folded = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-    params = network.params | {"encoder": network.params["encoder"] | {"patch": folded}}
+
+    def folded(params: Params) -> Params:
+        patch = params["patch"]
+        kernel = np.asarray(patch["kernel"], np.float64).reshape(-1, 3, patch["kernel"].shape[1])  # (pixel, colour, d)
+        bias = (patch["bias"] + np.einsum("pcd,c->d", kernel, constant)).astype(np.float32)
+        kernel = (kernel * factor[None, :, None]).reshape(patch["kernel"].shape).astype(np.float32)
+        return params | {"patch": {"kernel": kernel, "bias": bias}}
+
     note = f"{colours}: the patch embedding was changed so that it takes those of ImageNet, as all images here."
-    return network._replace(params=params, notes=(*network.notes, note))
+    return with_encoders(network, folded)._replace(notes=(*network.notes, note))

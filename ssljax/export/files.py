@@ -101,7 +101,7 @@ def _read_safetensors(path: Path) -> Contents:
             halves = [name for name in names if file.get_slice(name).get_dtype() == "BF16"]
             state = {name: file.get_tensor(name) for name in names if name not in halves}
         state |= _bfloat16(path, halves) if halves else {}
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, AttributeError, TypeError) as error:  # also types that NumPy has not
         raise InputError(
             f"{path} is no .safetensors file that can be read ({error}); fetch or write it again."
         ) from error
@@ -183,12 +183,22 @@ def cast(state: Mapping[str, np.ndarray], dtype: str) -> State:
     for name, array in state.items():
         if np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16:
             with np.errstate(over="ignore"):
-                new = array.astype(DTYPES[dtype])
-            if not np.isfinite(new.astype(np.float32)).all() and np.isfinite(array.astype(np.float32)).all():
+                new = array.astype(DTYPES[dtype], copy=False)
+            if new is not array and _overflows(array, new):
                 raise InputError(f"{name} has values beyond {dtype}; write bfloat16 or float32.")
             array = new
         changed[name] = np.ascontiguousarray(array).reshape(array.shape)
     return changed
+
+
+def _overflowed(array: np.ndarray, new: np.ndarray) -> bool:
+    finite = [np.isfinite(some.astype(np.float32)).all() for some in (array, new)]
+    return bool(finite[0] and not finite[1])
+
+
+def _overflows(array: np.ndarray, new: np.ndarray) -> bool:
+    before, after = (bool(np.isfinite(some.astype(np.float32)).all()) for some in (array, new))
+    return before and not after
 
 
 def write(state: Mapping[str, np.ndarray], path: Path, record: Mapping[str, Any]) -> None:

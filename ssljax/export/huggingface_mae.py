@@ -10,9 +10,9 @@ import numpy as np
 
 from ssljax.errors import InputError
 from ssljax.export.huggingface_names import DECODER_LAYERS, VIT, blocks_from_hub, blocks_to_hub
+from ssljax.export.mae_names import are_fixed, fixed_positions
 from ssljax.export.names import vit_from_torch, vit_to_torch
 from ssljax.models.pure import Params
-from ssljax.ops.positions import sincos_positions
 
 LAYERS = {
     "decoder.decoder_embed.weight": ("embed", "kernel"),
@@ -34,7 +34,7 @@ def decoder_to_state(decoder: Params, patches: int) -> dict[str, np.ndarray]:
     for name, (layer, kind) in LAYERS.items():
         state[name] = np.ascontiguousarray(np.transpose(decoder[layer][kind]), np.float32)
     state[MASK] = np.asarray(decoder["mask"], np.float32)[None, None]
-    state[POSITIONS] = _positions(len(decoder["mask"]), patches)
+    state[POSITIONS] = fixed_positions(len(decoder["mask"]), math.isqrt(patches))[None]
     return state
 
 
@@ -55,9 +55,8 @@ def decoder_from_state(state: Mapping[str, np.ndarray], patches: int) -> Params:
     for name, (layer, kind) in LAYERS.items():
         decoder.setdefault(layer, {})[kind] = np.asarray(state[name], np.float32).T
     decoder["mask"] = np.asarray(state[MASK], np.float32)[0, 0]
-    expected, found = _positions(len(decoder["mask"]), patches), state[POSITIONS]
-    close = 1e-4 if found.dtype.itemsize > 2 else 1e-2  # halves are rounded
-    if found.shape != expected.shape or not np.allclose(found.astype(np.float32), expected, rtol=0, atol=close):
+    found = np.asarray(state[POSITIONS], np.float32)[0]
+    if len(found) != 1 + patches or not are_fixed(found):
         raise InputError(
             f"{POSITIONS} does not hold the fixed sines and cosines of a grid of {patches} patches, which alone the "
             "decoder can have: leave the decoder's arrays out of the file"
@@ -73,12 +72,12 @@ def decoder_config(arguments: Mapping[str, Any], decoder: Params, source: Mappin
         "decoder_num_hidden_layers": arguments["depth"],
         "decoder_num_attention_heads": arguments["heads"],
         "decoder_intermediate_size": decoder["blocks"]["mlp"]["fc2"]["kernel"].shape[-2],
-        "mask_ratio": float(objective.get("mask_ratio", MASK_RATIO)),
+        "mask_ratio": _number(objective.get("mask_ratio", MASK_RATIO)),
         "norm_pix_loss": bool(objective.get("norm_pix_loss", NORM_PIX_LOSS)),
     }
 
 
-def _positions(width: int, patches: int) -> np.ndarray:
-    side = math.isqrt(patches)
-    fixed = np.asarray(sincos_positions(width, (side, side)), np.float32)
-    return np.concatenate([np.zeros((1, width), np.float32), fixed])[None]
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"mask_ratio is {value!r}: give a number")
+    return float(value)

@@ -173,6 +173,8 @@ def _without_stand_ins(
 
 def _encoder_arguments(encoder: Params, config: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     count, width = encoder["position"].shape
+    if count < 2:
+        raise InputError("there are positions of no patch")
     side, patch = math.isqrt(count - 1), math.isqrt(encoder["patch"]["kernel"].shape[0] // 3)
     if side * side != count - 1:
         raise InputError(f"the positions are those of {count - 1} patches, which make no square")

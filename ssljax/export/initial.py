@@ -12,12 +12,12 @@ from flax import traverse_util
 
 from ssljax import build
 from ssljax.errors import InputError
-from ssljax.export.network import Network, encoder_arguments, positions_of
+from ssljax.export.mae_names import are_fixed
+from ssljax.export.network import Network, check_shapes, encoder_arguments, positions_of
 from ssljax.export.read import read_network
 from ssljax.export.runs import network_of_run
 from ssljax.models.pure import Params, Pure, separate
 from ssljax.objectives.base import Objective
-from ssljax.ops.positions import sincos_positions
 from ssljax.step import TrainState
 
 _MAY_START = ("mask", "register")
@@ -81,7 +81,11 @@ def read_start(place: str, objective: Objective, abstract: TrainState) -> Start:
 
 def read_any(path: Path) -> Network:
     """Return the network of a run's folder, with its heads, or of a file or folder of weights."""
-    return network_of_run(path, heads=True, twin=True) if (path / "checkpoints").is_dir() else read_network(path)
+    if not (path / "checkpoints").is_dir():
+        return read_network(path)
+    network = network_of_run(path, heads=True, twin=True)
+    check_shapes(network, path)  # and that they are finite
+    return network
 
 
 def begin(start: Start, state: TrainState) -> TrainState:
@@ -182,7 +186,7 @@ def _encoder(
         if path in found:
             continue
         if name == "position" and path in source:
-            array, line = _positions(source[path], network, model, path in target)
+            array, line = _positions(source[path], network, model, path in target, place)
             told.append(f"{line[0]:10} {whose}encoder/position: {line[1]}")
             found |= {} if array is None else {path: array}
         elif name in _MAY_START and path not in source:
@@ -203,20 +207,26 @@ def _encoder(
 
 
 def _positions(
-    array: np.ndarray, network: Network, model: Pure, learned: bool
+    array: np.ndarray, network: Network, model: Pure, learned: bool, place: str
 ) -> tuple[np.ndarray | None, tuple[str, str]]:
-    """Return a ViT's positions for the config's grid, None where it has fixed ones, and what was done."""
+    """Return a ViT's positions for the config's grid, None where it has the same fixed ones, and what was done.
+
+    Raises:
+        InputError: The config's are fixed and the weights' are others.
+    """
     vit = model.abstract
     grid = vit.grid(vit.image_size, vit.image_size)
     side = network.arguments["encoder"]["image_size"] // network.arguments["encoder"]["patch_size"]
     theirs = build.model("encoder", network.arguments["encoder"])
     params = {**network.params["encoder"], "position": array}
-    resampled = positions_of(theirs, params, grid)
     if learned:
-        return resampled, ("resized", f"{side}x{side} patches to {grid[0]}x{grid[1]}, bicubic")
-    fixed = np.concatenate([np.zeros((1, vit.width)), sincos_positions(vit.width, grid)])
-    difference = float(np.abs(fixed - resampled).max())
-    return None, ("skipped", f"the config's are fixed; the weights' differ from them by at most {difference:.1e}")
+        return positions_of(theirs, params, grid), ("resized", f"{side}x{side} patches to {grid[0]}x{grid[1]}, bicubic")
+    if not are_fixed(array):
+        raise InputError(
+            f"{place} holds positions that are not the config's fixed sines and cosines (MoCo v3's are, with rows and "
+            "columns exchanged): set --config.models.encoder.positions=learned, and training begins with the weights'."
+        )
+    return None, ("skipped", "the weights' are the fixed sines and cosines that the config's encoder has")
 
 
 def _head(

@@ -71,7 +71,7 @@ def read_decoder(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Param
 
 
 def fixed_positions(width: int, side: int) -> np.ndarray:
-    """Return the sines and cosines [1 + side^2, width] of MAE and MoCo v3, zero for CLS, float32."""
+    """Return the sines and cosines [1 + side^2, width] of MAE, zero for CLS, float32."""
     return np.concatenate([np.zeros((1, width), np.float32), np.asarray(sincos_positions(width, (side, side)))])
 
 

@@ -46,9 +46,10 @@ def model_of(role: str, arguments: Mapping[str, Any], place: object) -> Pure:
     for argument, value in arguments.items():
         if not _fits(value, hints.get(argument, object)):
             raise InputError(f"{place} says that its {role} has {argument} {value!r}, which cannot be.")
-    if max([arguments.get("layers", 0), *arguments.get("blocks", ())]) > MOST:
-        raise InputError(f"{place} says that its {role} has more than {MOST} layers in a row, which cannot be.")
     try:
+        counted = arguments.get("layers", 0), sum(arguments.get("blocks", ()))
+        if max(counted) > MOST:
+            raise InputError(f"there are more than {MOST} layers in a row")
         return build.model(role, arguments)
     except Exception as error:  # whatever impossible sizes make a model stumble over
         raise InputError(f"{place} says of its {role} what no model can be: {error}") from error

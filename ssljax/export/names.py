@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import einops
-import jax
 import numpy as np
 from flax import traverse_util
 
@@ -72,12 +71,6 @@ GATED = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
 def vit_to_torch(params: Params) -> dict[str, np.ndarray]:
     """Return a ViT's parameters as a state dict of DINO's names, float32; the stacked blocks taken apart."""
     return {name: np.ascontiguousarray(array) for name, array in _renamed(params).items()}
-
-
-def vit_shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what `vit_to_torch` gives, by name; of `params` the shapes are enough."""
-    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)  # one number in memory
-    return {name: array.shape for name, array in _renamed(zeros).items()}
 
 
 def _renamed(params: Params) -> dict[str, np.ndarray]:

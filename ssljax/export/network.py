@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -113,9 +113,17 @@ def with_image_size(network: Network, size: int) -> Network:
         raise InputError("a decoder goes with the size that it was trained on; leave --with-head or --image-size out")
     model = build.model("encoder", arguments)
     grid = model.abstract.grid(size, size)
-    positions = positions_of(model, network.params["encoder"], grid)
-    params = network.params | {"encoder": network.params["encoder"] | {"position": positions}}
-    return network._replace(arguments=network.arguments | {"encoder": arguments | {"image_size": size}}, params=params)
+    changed = network.arguments | {"encoder": arguments | {"image_size": size}}
+    return with_encoders(
+        network._replace(arguments=changed), lambda params: params | {"position": positions_of(model, params, grid)}
+    )
+
+
+def with_encoders(network: Network, change: Callable[[Params], Params]) -> Network:
+    """Return the network with the parameters of its encoder, and of its twin's, changed."""
+    parts = (network.params, network.twin)
+    params, twin = ({**part, "encoder": change(part["encoder"])} if part else part for part in parts)
+    return network._replace(params=dict(params), twin=twin)
 
 
 def with_arguments(network: Network, arguments: Mapping[str, Any]) -> Network:

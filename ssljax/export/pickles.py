@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ssljax.errors import InputError
@@ -32,9 +33,9 @@ _PATHS = [
 def read_pth(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the tensors of a file of `torch.save`, and a sentence on what else it holds.
 
-    Tensors in dicts, lists and tuples have their keys and numbers joined by dots as names. bfloat16 and float16 become
-    float32; other dtypes stay. Only weights are unpickled, and `argparse.Namespace` and paths, which released training
-    checkpoints hold: their values are not looked at.
+    Tensors in dicts, lists and tuples have their keys and numbers joined by dots as names; dtypes stay. Only
+    weights are unpickled, and `argparse.Namespace` and paths, which released training checkpoints hold: their
+    values are not looked at.
 
     Raises:
         InputError: PyTorch is missing or too old; the file is none of PyTorch's, is damaged, or wants to run code.
@@ -83,9 +84,10 @@ def _leaves(content: Any, at: tuple[str, ...], path: Path) -> Iterator[tuple[str
 def _array(tensor: Any, name: str, path: Path) -> np.ndarray:
     import torch
 
-    half = tensor.dtype in (torch.bfloat16, torch.float16)
     try:
-        return (tensor.detach().float() if half else tensor.detach()).numpy()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.detach().contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.detach().numpy()
     except (RuntimeError, TypeError) as error:
         raise InputError(f"{path} holds {name}, a tensor that NumPy has not: {_first_line(error)}") from error
 

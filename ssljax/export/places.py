@@ -1,4 +1,4 @@
-"""Where exports and imported runs go: whole or not at all, and never over anything else."""
+"""Where exports and imported runs go: whole or not at all, and never over another's folder."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         InputError: It can't be written, or `path` is a folder that is not one of our exports; other errors of that kind
             name `path` in the place of the hidden one.
     """
+    path = Path(os.path.abspath(path))
     _check_replaceable(path)
     made = [folder for folder in path.parents if not folder.exists()]
     partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
@@ -47,14 +48,14 @@ def replacing(path: Path) -> Iterator[Path]:
             path.rename(old)
         partial.replace(path)
     except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     except InputError as error:
         raise InputError(str(error).replace(str(partial), str(path))) from error
     finally:
+        if old.exists() and not path.exists():  # whatever interrupted it
+            old.rename(path)
         for left in (partial, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
         for folder in [] if path.exists() else made:
             with contextlib.suppress(OSError):  # it was never made, or somebody else uses it
                 folder.rmdir()

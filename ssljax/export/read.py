@@ -17,10 +17,9 @@ from ssljax.errors import InputError
 from ssljax.export import files
 from ssljax.export.colours import with_our_colours
 from ssljax.export.formats import FORMATS, READABLE, format_of
-from ssljax.export.network import Network, check_shapes, encoder_of, with_arguments
+from ssljax.export.network import Network, check_shapes, with_arguments
 from ssljax.export.source import is_source
 from ssljax.export.vits import HEADS_ASSUMED
-from ssljax.objectives.base import Encoder
 
 SURPLUS, OTHERS = ("The classifier", "The pooler"), "weights alone are read."
 """What notes say of arrays that others keep beside a network, and that an export of ours never holds."""
@@ -62,8 +61,6 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
     assert module is not None
     try:
         network: Network = module.from_state(contents.state, contents.config)
-        if not contents.record:
-            network = with_our_colours(network, contents.config, contents.preprocessor)
     except InputError as error:
         raise InputError(f"{path} holds no network in the format {found!r}: {error}") from error
     if contents.record:
@@ -74,6 +71,11 @@ def read_network(path: Path, format: str = "auto", *, heads: int | None = None) 
         notes = tuple(note for note in network.notes if HEADS_ASSUMED not in note)
         network = network._replace(arguments=network.arguments | {"encoder": encoder}, assumed=assumed, notes=notes)
     check_shapes(network, path)
+    if not contents.record:
+        try:
+            network = with_our_colours(network, contents.config, contents.preprocessor)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     if contents.record and heads is None:
         _check_config(contents.config, module.config_files(network), path)
     return network._replace(notes=(*contents.notes, *network.notes, *_conversions(contents)))
@@ -105,11 +107,6 @@ def read_and_tell(path: Path) -> Network:
     if "encoder" in network.assumed:
         print(f"{path}: if that is wrong, import it with ssljax import --heads N, and use that run.", file=sys.stderr)
     return network
-
-
-def read_encoder(path: Path) -> Encoder:
-    """Return the encoder in a file or folder of weights; see `read_network`."""
-    return encoder_of(read_network(path))
 
 
 def _check_values(state: Mapping[str, np.ndarray], path: Path) -> None:

@@ -67,7 +67,7 @@ def results_of(workdir: Path, step: int) -> dict[str, dict[str, float]]:
     for path in sorted((workdir / "evaluate").glob("*.json")):
         try:
             record = json.loads(path.read_text())
-            results, at, protocol = record["results"]["trained"], record["step"], record["protocol"]
+            results, at, protocol = record["results"]["trained"], record["step"], str(record["protocol"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a file of the user's own, or of weights: it says nothing of this checkpoint
         if at == step and is_source({"metrics": {protocol: results}}):

@@ -7,6 +7,7 @@ loaded whatever the size.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,9 @@ def from_state(state: State, config: Mapping[str, Any]) -> Network:
         InputError: If a parameter is unknown, missing or of an impossible shape.
     """
     if "conv1.weight" in state:
+        name, changed = str(config.get("architecture", "resnet18")), config.get("model_args") or {}
+        if not re.fullmatch(r"(\w+_)?resnet\d+(\..+)?", name) or set(changed) - {"layers"}:
+            raise InputError(f"config.json names a {name!r} of {changed}, which computes otherwise than a plain ResNet")
         return resnets.from_state(state, config)
     left, notes = dict(state), []
     for part in ("head", "fc"):

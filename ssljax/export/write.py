@@ -96,11 +96,11 @@ def write_network(
             _write_weights(network, format, partial, dtype)
         else:
             _write_folder(network, format, partial, dtype)
-    if check:
-        difference = checking.largest_difference(output, network, format)
-        print(f"largest difference between the features from {output} and ours: {difference:.1e}")
-        if not difference <= TOLERANCE:
-            raise RuntimeError(f"{output} does not give our features: the largest difference is {difference:.1e}")
+        if check:
+            difference = checking.largest_difference(partial, network, format)
+            print(f"largest difference between the features from {output} and ours: {difference:.1e}")
+            if not difference <= TOLERANCE:
+                raise RuntimeError(f"{output} would not give our features: the largest difference is {difference:.1e}")
 
 
 def record_of(network: Network, format: str) -> dict[str, Any]:
@@ -164,13 +164,16 @@ def _as_written(network: Network, read: Network) -> Network:
 
 def _tell(network: Network, written: Network, read: Network, path: Path) -> None:
     """Print what the format has no place for: a token that nothing uses after pretraining, what a .pth cannot say."""
-    own, found = network.arguments["encoder"], read.arguments.get("encoder", {})
+    own = network.arguments["encoder"]
     if own.get("mask_token") and not written.arguments["encoder"]["mask_token"]:
         print("left out: the mask token, of which the format has none")
-    unsaid = [name for name in UNSAID if path.suffix == ".pth" and name in own and own[name] != found.get(name)]
+    unsaid = []
+    for role, ours in network.arguments.items() if path.suffix == ".pth" else ():
+        theirs = read.arguments.get(role, {})
+        differ = [name for name in UNSAID if name in ours and ours[name] != theirs.get(name, ours[name])]
+        unsaid += [f"the {role}'s {name} {ours[name]}" for name in differ]
     if unsaid:
-        values = ", ".join(f"{name} {own[name]}" for name in unsaid)
-        print(f"a .pth holds arrays alone; who reads this one must know: {values}")
+        print(f"a .pth holds arrays alone; who reads this one must know: {', '.join(unsaid)}")
 
 
 def _check_place(format: str, chosen: Format, output: Path) -> None:

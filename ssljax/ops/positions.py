@@ -42,7 +42,8 @@ def resample_positions(
 def sincos_positions(width: int, grid: Grid) -> Float[Array, "n {width}"]:
     """Return fixed sine-cosine positions: a quarter each of sin x, cos x, sin y, cos y, over geometric frequencies.
 
-    The layout of MAE (He et al. 2022) and MoCo v3: x counts columns, y rows, frequencies are 10000^(-4 i / width).
+    The layout of MAE (He et al. 2022): x counts columns, y rows, frequencies are 10000^(-4 i / width). MoCo v3's code
+    has rows first.
 
     Raises:
         InputError: If the width is no multiple of 4.

@@ -31,6 +31,7 @@ def foreign(folder, module, weights, said):
     ("module", "said"),
     [
         (timm, {"config": {"pretrained_cfg": {"mean": MEAN, "std": STD}}}),
+        (timm, {"config": {"pretrained_cfg": None, "mean": MEAN, "std": STD}}),
         (huggingface, {"preprocessor": {"image_mean": MEAN, "image_std": STD}}),
     ],
 )
@@ -43,6 +44,15 @@ def test_a_vit_takes_our_images(module, said, tmp_path):
     np.testing.assert_allclose(ours.cls, theirs.cls, atol=2e-6)
     np.testing.assert_allclose(ours.patches, theirs.patches, atol=2e-6)
     assert any("the patch embedding was changed" in note for note in read.notes)
+
+
+def test_images_that_were_not_normalised(tmp_path):
+    weights = network(encoder=VIT | dict(position_offset=0.0))
+    said = {"preprocessor": {"do_normalize": False, "image_mean": MEAN, "image_std": STD}}
+    read = read_network(foreign(tmp_path / "theirs", huggingface, weights, said))
+    pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    ours = encoder_of(read)(((pixels - IMAGENET_MEAN) / IMAGENET_STD).astype(np.float32))
+    np.testing.assert_allclose(ours.cls, encoder_of(weights)(pixels).cls, atol=2e-6)
 
 
 def test_imagenets_change_nothing_and_a_resnet_is_told(tmp_path):

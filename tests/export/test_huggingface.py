@@ -295,7 +295,7 @@ def test_bad_resnet_config():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s | {"decoder.decoder_pos_embed": s["decoder.decoder_pos_embed"] + 2e-4}, "fixed sines and cosines"),
+        (lambda s: s | {"decoder.decoder_pos_embed": s["decoder.decoder_pos_embed"] + 2e-2}, "fixed sines and cosines"),
         (lambda s: s | {"decoder.mask_token": np.zeros(32)}, r"decoder\.mask_token has the shape \[32\]"),
         (without("decoder.decoder_norm"), r"lack decoder\.decoder_norm\.weight"),
         (lambda s: s | {"decoder.other": np.zeros(3)}, r"'decoder\.other' is none of"),

@@ -11,7 +11,7 @@ from released import DECODER, HEAD, RESNET, VIT, network
 
 from ssljax import build, configuration, mesh, step
 from ssljax.errors import InputError
-from ssljax.export import files, official, write_network
+from ssljax.export import files, mae_names, official, write_network
 from ssljax.export.initial import begin, read_start
 from ssljax.export.runs import write_run
 from ssljax.models.pure import separate
@@ -110,11 +110,21 @@ def test_what_is_new_or_left_out_is_told(dino, tmp_path):
     np.testing.assert_array_equal(state.params["encoder"]["register"], drawn.params["encoder"]["register"])
     np.testing.assert_array_equal(state.params["encoder"]["cls"], weights.params["encoder"]["cls"])
 
-    state, drawn, told = started(smoke("mae"), path)  # whose positions are fixed
-    assert "skipped    encoder/position: the config's are fixed" in told
+    with pytest.raises(InputError, match="not the config's fixed sines and cosines .*positions=learned"):
+        started(smoke("mae"), path)
+    state, drawn, told = started(smoke("mae", **{"models.encoder.positions": "learned"}), path)
     assert "new        decoder" in told and "skipped    head: the objective has none" in told
     assert "differs    encoder's position_offset: 0.1 with the weights, 0.0 in the config" in told
     assert_same(state.params["decoder"], drawn.params["decoder"])
+
+
+def test_fixed_positions_need_no_place(tmp_path):
+    weights = network(encoder=ENCODER | dict(position_offset=0.0))
+    fixed = {"position": mae_names.fixed_positions(32, 4)}
+    weights = weights._replace(params={"encoder": weights.params["encoder"] | fixed})
+    write_network(weights, tmp_path / "mae.safetensors")
+    _, _, told = started(smoke("mae"), tmp_path / "mae.safetensors")
+    assert "skipped    encoder/position: the weights' are the fixed sines and cosines" in told
 
 
 def test_lengths_of_prototypes_are_learned_on_from_one(dino):
@@ -140,7 +150,7 @@ def test_mae_brings_its_decoder(tmp_path):
     roles = dict(encoder=ENCODER | dict(position_offset=0.0), decoder=DECODER | dict(width=32, depth=1, heads=4))
     weights = network(**roles)
     write_network(weights, tmp_path / "mae", format="transformers")
-    state, _, told = started(smoke("mae"), tmp_path / "mae")
+    state, _, told = started(smoke("mae", **{"models.encoder.positions": "learned"}), tmp_path / "mae")
     assert_same(state.params["decoder"], weights.params["decoder"])
     assert "matched    decoder" in told
 

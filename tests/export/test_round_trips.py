@@ -12,6 +12,7 @@ from ssljax.cli import main
 from ssljax.errors import InputError
 from ssljax.export import read_network, write_network
 from ssljax.export.formats import FORMATS
+from ssljax.export.network import with_image_size
 from ssljax.export.official import to_state
 from ssljax.export.runs import network_of_run
 
@@ -201,6 +202,13 @@ def test_both_copies_of_a_training_checkpoint(tmp_path, capsys):
         found = network_of_run(run, copy=copy, heads=True)
         assert found.averaged == (copy != "student")
         assert_same_params(found.params, expected.params)
+
+    larger = ["--image-size", "48", "--output", f"{tmp_path / 'larger'}"]
+    assert main(["import", "--from", f"{tmp_path / 'checkpoint.safetensors'}", *larger]) == 0
+    for copy, expected in (("teacher", teacher), ("student", student)):
+        found = network_of_run(tmp_path / "larger", copy=copy)
+        resized = with_image_size(expected._replace(params={"encoder": expected.params["encoder"]}), 48)
+        assert_same_params(found.params, resized.params)
 
 
 @pytest.mark.parametrize("format", [format for format in HELD if format != "torchvision"])
