@@ -74,7 +74,7 @@ def write_network(
 
     Args:
         network: What to write.
-        output: File or folder, replaced if it is an earlier export.
+        output: File or folder; a file is replaced, a folder if it is an earlier export.
         format: One of `FORMATS`.
         dtype: Of the weights: "float32", "float16" or "bfloat16".
         image_size: Side in pixels of the images that a ViT's positions are resampled for; its own by default.

@@ -12,10 +12,11 @@ import pytest
 from released import DECODER, HEAD, RESNET, VIT, model, network
 from safetensors.numpy import load_file
 
+from ssljax import weight_arguments
 from ssljax.checkpoint import Checkpoints
 from ssljax.errors import InputError
 from ssljax.export import export_encoder, read_network, write_network
-from ssljax.export.formats import FORMATS
+from ssljax.export.formats import FORMATS, READABLE
 from ssljax.export.names import vit_from_torch
 from ssljax.export.runs import write_run
 from ssljax.objectives.base import Encoder
@@ -144,6 +145,11 @@ def test_places_that_cannot_be_written(format, name, tmp_path):
     if Path("/proc").is_dir():  # where not even root makes files
         with pytest.raises(InputError, match=rf"/proc/{name}[^ ]* cannot be written: "):
             write_network(ours, Path("/proc") / name, format=format)
+
+
+def test_the_command_line_knows_the_formats():
+    assert set(weight_arguments.WRITTEN) == set(FORMATS)
+    assert set(weight_arguments.READ) == {"auto", *READABLE}
 
 
 def test_bad_requests(tmp_path, monkeypatch):
