@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
     failed = run(tmp_path, "--config.epochs=3", "--config.log.tensorboard=False", limit=limit)
     assert failed.returncode == 2, failed.stderr
-    (told,) = [line for line in failed.stderr.splitlines() if line.startswith("ssljax: ")]
+    (told,) = re.findall("ssljax: .*", failed.stderr)  # the bar of a slow machine may stand before it
     assert told.startswith("ssljax: A checkpoint could not be written to")
     assert f"step {done} is intact" in told
     assert int(build.restore(tmp_path).state.step) == done

@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 from released import DECODER, HEAD, RESNET, VIT, assert_same_params, network
@@ -53,8 +54,8 @@ def test_tensors_get_names_and_the_rest_a_note(zipped, tmp_path):
     assert list(state) == names.split()
     np.testing.assert_array_equal(state["student.module.weight"], np.arange(6, dtype=np.float32).reshape(2, 3))
     assert state["student.module.n"].dtype == np.int64
-    for name, values in (("half.a", [1.5, -2.0]), ("half.b", [0.5])):
-        assert state[name].dtype == np.float32
+    for name, values, dtype in (("half.a", [1.5, -2.0], ml_dtypes.bfloat16), ("half.b", [0.5], np.float16)):
+        assert state[name].dtype == dtype
         np.testing.assert_array_equal(state[name], values)
     assert notes == ("What is no tensor (optimizer, epoch, args): weights alone are read.",)
 
