@@ -15,6 +15,8 @@ from ssljax.errors import InputError
 from ssljax.export import places
 from ssljax.export.network import Network, network_of
 from ssljax.export.source import results_of, source_of
+from ssljax.models.pure import combine, separate
+from ssljax.objectives.base import Encoder
 from ssljax.objectives.imported import Imported
 
 COPIES = ("student", "teacher")
@@ -60,8 +62,14 @@ def network_of_run(
     if license is not None:
         source = source | {"license": license}
     other = next((e for name, e in encoders.items() if name in COPIES and e is not encoders[copy]), None)
-    params = network_of(other, heads=heads).params if twin and other else {}
+    params = network_of(_with_statistics(other, encoders[copy]), heads=heads).params if twin and other else {}
     return network_of(encoders[copy], heads=heads, averaged=averaged, source=source, twin=params)
+
+
+def _with_statistics(encoder: Encoder, kept: Encoder) -> Encoder:
+    """Return a copy of an encoder with the batch norms' statistics of the other, of which alone a run keeps any."""
+    own, statistics = (separate(some.model, some.params)[1] for some in (encoder, kept))
+    return encoder if own else encoder._replace(params=combine(encoder.params, statistics))
 
 
 def write_run(network: Network, workdir: Path, origin: str) -> None:

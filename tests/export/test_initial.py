@@ -87,6 +87,27 @@ def test_each_copy_of_a_run_goes_to_its_own(tmp_path):
     assert_same(state.state["teacher"], copies["teacher"].params)
 
 
+@pytest.mark.parametrize("recipe", ["dino", "mocov3"])
+def test_a_run_of_a_resnet_gives_both_copies(recipe, monkeypatch, tmp_path):
+    """It keeps one set of statistics for the two."""
+    resnet = dict(name="resnet", depth=18, blocks=(1, 1), width_multiplier=0.125)
+    config = smoke(recipe)
+    config.models.encoder, config.optimizer.freeze = resnet, ""
+    objective, optimizer = build.objective(config), build.optimizer(config)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    random = np.random.default_rng(0)
+    params, kept = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), leaf.dtype), shapes)
+    run = build.Restored(config, objective, step.TrainState(jnp.zeros((), jnp.int32), params, kept, None))
+    monkeypatch.setattr(build, "restore", lambda workdir, at=None: run)
+    (tmp_path / "checkpoints").mkdir()
+    abstract, _ = step.abstract_state(objective, optimizer, mesh.make_mesh())
+    start = read_start(str(tmp_path), objective, abstract)
+    assert_same(traverse_util.unflatten_dict(start.params), params)
+    planted = traverse_util.unflatten_dict(start.state)
+    assert_same(planted["teacher"], kept["teacher"])
+    assert_same(planted["statistics"], kept["statistics"])
+
+
 def test_positions_are_resampled_by_the_rule_of_the_weights(dino):
     weights, path = dino
     config = smoke("dino", **{"views.global_size": 48, "models.encoder.image_size": 48})
