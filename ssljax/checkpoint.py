@@ -115,6 +115,11 @@ class Checkpoints:
         """Return the newest complete checkpoint's step, None where there is none."""
         return self._manager.latest_step()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save would have to wait for the one under way; does not wait itself."""
+        return self._manager.is_saving_in_progress()
+
     def best(self) -> tuple[int, float] | None:
         """Return the step and the metric of the best checkpoint kept; None without a metric that ranks them."""
         step = self._manager.best_step() if self._best_metric else None

@@ -27,6 +27,9 @@ COUNTS = (
 )
 """Keys of every config whose values must be at least 1."""
 
+SECONDS = ("watch.update", "watch.other")
+"""Keys of every config whose values must be at least 1 second."""
+
 NUMBERS = ("seed", "loader.workers")
 """Keys of every config whose values must be at least 0."""
 
@@ -43,7 +46,7 @@ def check_numbers(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; give a finite number.")
         if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
             raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
-    for least, names in ((1, COUNTS), (0, NUMBERS)):
+    for least, names in ((1, COUNTS), (1, SECONDS), (0, NUMBERS)):
         for name in names:
             value = functools.reduce(lambda part, key: part[key], name.split("."), config)
             if not value >= least:
