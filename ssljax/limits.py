@@ -30,6 +30,9 @@ COUNTS = (
 ABOVE_0 = ("checkpoint.share", "loader.timeout")
 """Keys of every config whose values must be more than 0."""
 
+SECONDS = ("watch.update", "watch.other")
+"""Keys of every config whose values must be at least 1 second."""
+
 NUMBERS = ("seed", "loader.workers")
 """Keys of every config whose values must be at least 0."""
 
@@ -46,7 +49,7 @@ def check_numbers(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; give a finite number.")
         if name.startswith("views.") and isinstance(value, int) and value < name.endswith("size"):
             raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
-    for least, names in ((1, COUNTS), (0, NUMBERS)):
+    for least, names in ((1, COUNTS), (1, SECONDS), (0, NUMBERS)):
         for name in names:
             value = _value(config, name)
             if not value >= least:
