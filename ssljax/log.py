@@ -15,7 +15,7 @@ import tensorboardX
 from tqdm import tqdm
 
 from ssljax.errors import InputError
-from ssljax.meter import ACCOUNTS, Meter
+from ssljax.meter import ACCOUNTS, UNKNOWN, Meter, Work
 from ssljax.starts import first_start
 
 _COLLAPSED = 0.01
@@ -46,8 +46,7 @@ class Log:
         every: int = 10,
         tensorboard: bool = True,
         wandb_project: str = "",
-        flops: float = 0.0,
-        peak: float = 0.0,
+        work: Work = UNKNOWN,
     ) -> None:
         """Open the sinks, dropping lines of updates that a resumed run does again.
 
@@ -64,8 +63,7 @@ class Log:
             every: Updates between lines.
             tensorboard: Whether to write event files.
             wandb_project: Weights & Biases project; none by default.
-            flops: Operations of an update; 0 where they are not known.
-            peak: Operations a second of all devices at best; 0 where that is not known.
+            work: The arithmetic of an update, for the utilisation of the devices.
 
         Raises:
             InputError: Weights & Biases is asked for and not installed.
@@ -79,7 +77,7 @@ class Log:
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr
         )
-        measured: dict[str, Any] = dict(samples=batch_size, flops=flops, peak=peak)
+        measured: dict[str, Any] = dict(samples=batch_size, work=work)
         if not writes:
             self.meter = Meter(**measured)
             return

@@ -19,6 +19,7 @@ from ssljax.data import loader
 from ssljax.heartbeat import Heartbeat
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
+from ssljax.meter import UNKNOWN, Work
 from ssljax.profile import Profiler, Range
 from ssljax.stop import Stop
 from ssljax.together import Together
@@ -37,6 +38,7 @@ def run_updates(
     checkpoints: Checkpoints,
     evaluation: Any,
     heartbeat: Heartbeat,
+    work: Work = UNKNOWN,
     profile: Range | None = None,
 ) -> step.TrainState:
     """Run the updates that are left, evaluating, saving and tracing as asked; return the last state, saved.
@@ -46,7 +48,7 @@ def run_updates(
     """
     done, total, size, plain = int(state.step), build.total_steps(config), config.batch_size, build.plain(config)
     batches, finish = _batches(config, data, devices, done * size)
-    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples")
+    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples", work)
     bad_loss = functools.partial(_report_bad_loss, workdir, size=size, data=data, checkpoints=checkpoints)
     together = Together(devices)
     in_flight, due = InFlight(log, together, bad_loss), False
@@ -114,7 +116,7 @@ def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position
     return loader.load(plans or data, rows=rows, batch_size=size, position=position, **config.loader.to_dict()), finish
 
 
-def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str) -> Log:
+def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str, work: Work) -> Log:
     return Log(
         workdir,
         start=start,
@@ -125,6 +127,7 @@ def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: i
         config=plain,
         writes=jax.process_index() == 0,
         also=config.evaluate.every,
+        work=work,
         **config.log.to_dict(),
     )
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 ACCOUNTS = ("productive", "waiting", "saving", "evaluating")
 """What the time of a run goes to; the rest are starts, the time between them, and updates that were done twice."""
+
+
+class Work(NamedTuple):
+    """The arithmetic of a run; 0 is what is not known.
+
+    Attributes:
+        flops: Operations of an update in matrix products and convolutions, without what is recomputed.
+        peak: Operations a second of all devices together, at best.
+    """
+
+    flops: float = 0.0
+    peak: float = 0.0
+
+
+UNKNOWN = Work()
 
 
 class Meter:
@@ -27,8 +43,7 @@ class Meter:
         before: float = 0.0,
         restarts: int = 0,
         spent: Mapping[str, float] | None = None,
-        flops: float = 0.0,
-        peak: float = 0.0,
+        work: Work = UNKNOWN,
     ) -> None:
         """Begin with no update.
 
@@ -37,10 +52,9 @@ class Meter:
             before: Seconds since the run was started first.
             restarts: How often it was started since.
             spent: Seconds by account that it spent until the update that this start continues from.
-            flops: Operations of an update; 0 where they are not known.
-            peak: Operations a second of all devices at best; 0 where that is not known.
+            work: The arithmetic of an update.
         """
-        self.restarts, self._samples, self._flops, self._peak = restarts, samples, flops, peak
+        self.restarts, self._samples, self._work = restarts, samples, work
         self._spent = dict.fromkeys(ACCOUNTS, 0.0) | dict(spent or {})
         self._saved_before = self._spent["saving"]
         self._paused, self._opened, self._before = 0.0, time.monotonic(), before
@@ -88,9 +102,9 @@ class Meter:
         if len(shares) > 1:
             found |= {f"data_wait_share_{process}": share for process, share in enumerate(shares)}
         found |= {"step_time_p50": p50, "step_time_p90": p90, "step_time_p99": p99}
-        rate = len(self._steps) * self._flops / elapsed
+        rate = len(self._steps) * self._work.flops / elapsed
         found |= {"model_tflops_per_second": rate / 1e12} if rate else {}
-        found |= {"mfu": rate / self._peak} if rate and self._peak else {}
+        found |= {"mfu": rate / self._work.peak} if rate and self._work.peak else {}
         memory = _peak_memory()
         found |= {"device_memory_gb": memory / 1e9} if memory else {}
         self._steps, self._waits = [], []

@@ -21,6 +21,7 @@ from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.profile import Range, check_range
 from ssljax.starts import record_start
+from ssljax.utilisation import work_of
 
 
 def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) -> step.TrainState:
@@ -49,7 +50,8 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
-        _, metrics = jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # before any file
+        batch = objective.batch_spec(config.batch_size)
+        _, metrics = jax.eval_shape(update, abstract, batch)  # before any file
         if not evaluation.due(total := build.total_steps(config), total):  # else its metrics are known after the first
             check_best_metric(config.checkpoint.best_metric, metrics)
         plain = build.plain(config)
@@ -67,8 +69,9 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
                 state = checkpoints.restore(latest, abstract)
             record_start(workdir, int(state.step), devices, began)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+            work = work_of(config, update, abstract, batch, devices)
             return run_updates(
-                config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, profile
+                config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, work, profile
             )
         finally:
             checkpoints.close()

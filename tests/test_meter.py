@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax.meter import Meter
+from ssljax.meter import Meter, Work
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_waiting_is_told_by_process_where_there_are_several(clock):
 
 @pytest.mark.parametrize(("flops", "peak", "named"), [(0.0, 0.0, ()), (6e12, 0.0, ("tflops",)), (6e12, 8e12, "all")])
 def test_operations_are_told_where_they_are_known(clock, flops, peak, named):
-    meter = Meter(samples=1, flops=flops, peak=peak)
+    meter = Meter(samples=1, work=Work(flops, peak))
     clock[0] += 3.0
     meter.update(meter.now(), (0.0,))
     found = meter.metrics()

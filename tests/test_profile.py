@@ -6,10 +6,14 @@ import json
 import pytest
 import toy  # noqa: F401  it takes configuration.load, which must not be a replaced one
 
-from ssljax import configuration
+from ssljax import configuration, mesh
 from ssljax.cli import main
 from ssljax.errors import InputError
-from ssljax.profile import Range, parse_range
+from ssljax.heartbeat import Heartbeat
+from ssljax.in_flight import InFlight
+from ssljax.log import Log
+from ssljax.profile import Profiler, Range, parse_range
+from ssljax.together import Together
 from ssljax.train import train
 
 
@@ -32,7 +36,7 @@ def traced(workdir):
     return sorted(int(step["args"]["step_num"]) for step in steps), len(within)
 
 
-def test_a_trace_has_the_updates_of_its_range_alone_also_after_a_restart(tmp_path, capsys):
+def test_a_trace_has_the_updates_of_its_range_alone_also_after_a_restart(tmp_path):
     train(config(2), tmp_path, profile=Range(2, 3))
     numbers, events = traced(tmp_path)
     assert numbers == [2, 3] and events > 10
@@ -40,9 +44,19 @@ def test_a_trace_has_the_updates_of_its_range_alone_also_after_a_restart(tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(json.loads(json.dumps(longer.to_dict()))))
     train(longer, tmp_path, profile=Range(3, 6))
     assert traced(tmp_path)[0] == [5, 6]  # four were done before
-    capsys.readouterr()
-    train(longer, tmp_path, profile=Range(3, 6))
+
+
+def test_a_restart_after_the_range_says_that_nothing_is_traced(tmp_path, capsys):
+    settings = {"total": 9, "batch_size": 8, "unit": "clips", "schedules": {}, "config": {}, "writes": True}
+    with Log(tmp_path, start=6, **settings) as log:
+        in_flight = InFlight(log, Together(mesh.make_mesh()), str)
+        heartbeat = Heartbeat(tmp_path, 0, 1, update=1.0, other=1.0)
+        with Profiler(tmp_path, Range(3, 6), 6, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat) as profiler:
+            with profiler.update(7):
+                pass
+            profiler.after(7)
     assert "--profile 3:6: all of them are done already" in capsys.readouterr().err
+    assert not (tmp_path / "profile").exists()
 
 
 @pytest.mark.parametrize("text", ["5", "5:", ":5", "a:b", "6:5", "0:5", "-1:5", "1:2:3", "", "1.5:2"])
