@@ -58,12 +58,14 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.out = linear(width, width, dtype, rngs)
 
+    @jax.named_scope("attention")
     def __call__(self, x: Float[Array, "b n d"], *, length: int | None = None) -> Float[Array, "b n d"]:
         """Return the attended tokens; those from number `length` on are padding, which no token attends to."""
         queries, keys, values = self._split(x)
         out = attend(queries, keys, values, implementation=self.implementation, length=length)
         return self.out(out.reshape(x.shape))
 
+    @jax.named_scope("probe")
     def probe(self, x: Float[Array, "b n d"], *, prefix: int) -> Probe:
         """Return the `Probe` of the input of `__call__`: CLS first, patches from token number `prefix` on."""
         queries, keys, _ = self._split(x)

@@ -96,6 +96,7 @@ class DINOHead(nnx.Module):
         """Return the logits of all prototypes."""
         return self.logits(self.project(x))
 
+    @jax.named_scope("head")
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b z"]:
         """Return the bottleneck's unit vectors."""
         for i in range(1, self.layers + 1):
@@ -104,6 +105,7 @@ class DINOHead(nnx.Module):
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
+    @jax.named_scope("head")
     def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
         """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
         return self.last(z)
@@ -155,6 +157,7 @@ class BatchNormMLP(nnx.Module):
             if i < layers or last_norm:
                 setattr(self, f"norm{i}", BatchNorm(outs, affine=i < layers, dtype=dtype))
 
+    @jax.named_scope("head")
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b z"]:
         """Return the projected features, not normalised to length one."""
         for i in range(1, self.layers + 1):

@@ -87,6 +87,7 @@ class MAEDecoder(nnx.Module):
         self.norm = layer_norm(hidden, norm_eps, dtype, rngs)
         self.pixels = nnx.Linear(hidden, 3 * patch_size**2, dtype=jnp.dtype(dtype), rngs=rngs)
 
+    @jax.named_scope("decoder")
     def __call__(
         self,
         tokens: Float[arrays.Array, "b t m d"],

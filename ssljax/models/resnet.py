@@ -169,12 +169,14 @@ class ResNet(nnx.Module):
             images: Batch first.
             keys: One a sample, as every encoder takes them; a ResNet draws nothing.
         """
-        x = jax.nn.relu(self.norm(self.conv(jnp.asarray(images, self.dtype))))
+        with jax.named_scope("stem"):
+            x = jax.nn.relu(self.norm(self.conv(jnp.asarray(images, self.dtype))))
         if self.stem == "imagenet":
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for name in self.names:
             block = getattr(self, name)
-            x = shard_batch(_recomputed(block, x) if self.remat == "full" else block(x))
+            with jax.named_scope(name.partition("_")[0]):
+                x = shard_batch(_recomputed(block, x) if self.remat == "full" else block(x))
         features = jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
         return ResNetOutput(features, x.reshape(x.shape[0], -1, x.shape[-1]))
 

@@ -147,6 +147,7 @@ class ViT(nnx.Module):
         """Return the encoding of normalised images of any size that patches divide; keywords as in `encode`."""
         return self.encode(self.project(images), self.grid(*images.shape[1:3]), **keywords)
 
+    @jax.named_scope("patches")
     def project(self, images: Float[arrays.Array, "b h w 3"]) -> Float[Array, "b n d"]:
         """Return the patch embedding without its bias, so that a mask of patches can be applied to it exactly."""
         self.grid(*images.shape[1:3])

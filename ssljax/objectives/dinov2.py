@@ -218,11 +218,13 @@ class DINOv2:
         places = blocks.places + view[:, None] * blocks.hidden.shape[1]
         return Views(large, small, hidden, places, blocks.counted)
 
+    @jax.named_scope("teacher")
     def teach(self, teacher: Params, seen: Views) -> Tokens:
         """Return the teacher's tokens of the whole global views; no gradient."""
         out = self.encoder(teacher, merge(seen.large))
         return jax.lax.stop_gradient(_tokens(out.cls, out.patches, seen))
 
+    @jax.named_scope("student")
     def study(self, student: Params, seen: Views, key: jax.Array, position: Integer[Array, " b"]) -> Tokens:
         """Return the student's tokens: of the global views, one of them masked, then of the local ones."""
         g, small = seen.large.shape[1], seen.small.shape[1]
