@@ -14,9 +14,7 @@ from ssljax.chips import chip_of
 from ssljax.meter import Work
 
 
-def work_of(
-    config: ConfigDict, update: Callable[..., Any], state: Any, batch: Any, devices: jax.sharding.Mesh
-) -> Work:
+def work_of(config: ConfigDict, update: Callable[..., Any], state: Any, batch: Any, devices: jax.sharding.Mesh) -> Work:
     """Return the work of a run, counted by tracing alone; what cannot be counted is told, and no reason not to train.
 
     Args:

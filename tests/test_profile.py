@@ -3,6 +3,8 @@
 import gzip
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 import toy  # noqa: F401  it takes configuration.load, which must not be a replaced one
 
@@ -36,27 +38,53 @@ def traced(workdir):
     return sorted(int(step["args"]["step_num"]) for step in steps), len(within)
 
 
-def test_a_trace_has_the_updates_of_its_range_alone_also_after_a_restart(tmp_path):
+@pytest.fixture
+def restarted(tmp_path):
+    """Return what makes a profiler of a run that goes on after so many updates."""
+    settings = {"total": 9, "batch_size": 8, "unit": "clips", "schedules": {}, "config": {}, "writes": True}
+    with Log(tmp_path, start=0, **settings) as log:
+        parts = dict(in_flight=InFlight(log, Together(mesh.make_mesh()), str), meter=log.meter)
+        parts |= dict(heartbeat=Heartbeat(tmp_path, 0, 1, update=1.0, other=1.0))
+        yield lambda asked, done: Profiler(tmp_path, asked, done, **parts)
+
+
+def test_a_trace_has_the_updates_of_its_range_alone(tmp_path):
     train(config(2), tmp_path, profile=Range(2, 3))
     numbers, events = traced(tmp_path)
     assert numbers == [2, 3] and events > 10
-    longer = config(4)  # the same run, made longer
-    (tmp_path / "config.json").write_text(json.dumps(json.loads(json.dumps(longer.to_dict()))))
-    train(longer, tmp_path, profile=Range(3, 6))
-    assert traced(tmp_path)[0] == [5, 6]  # four were done before
 
 
-def test_a_restart_after_the_range_says_that_nothing_is_traced(tmp_path, capsys):
-    settings = {"total": 9, "batch_size": 8, "unit": "clips", "schedules": {}, "config": {}, "writes": True}
-    with Log(tmp_path, start=6, **settings) as log:
-        in_flight = InFlight(log, Together(mesh.make_mesh()), str)
-        heartbeat = Heartbeat(tmp_path, 0, 1, update=1.0, other=1.0)
-        with Profiler(tmp_path, Range(3, 6), 6, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat) as profiler:
-            with profiler.update(7):
-                pass
-            profiler.after(7)
+def test_a_restart_within_the_range_traces_what_is_left(tmp_path, restarted):
+    with restarted(Range(3, 6), 4) as profiler:
+        for number in range(5, 9):
+            with profiler.update(number):
+                jax.block_until_ready(jnp.ones(3) + number)
+            profiler.after(number)
+    assert traced(tmp_path)[0] == [5, 6]
+
+
+def test_a_run_that_ends_within_the_range_leaves_its_trace(tmp_path, restarted):
+    with restarted(Range(3, 6), 2) as profiler, profiler.update(3):
+        jax.block_until_ready(jnp.ones(3) + 1)
+    assert traced(tmp_path)[0] == [3]
+
+
+def test_a_restart_after_the_range_says_that_nothing_is_traced(tmp_path, restarted, capsys):
+    with restarted(Range(3, 6), 6) as profiler:
+        with profiler.update(7):
+            pass
+        profiler.after(7)
     assert "--profile 3:6: all of them are done already" in capsys.readouterr().err
     assert not (tmp_path / "profile").exists()
+
+
+def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path, restarted, capsys):
+    (tmp_path / "profile").write_text("a file where a folder should be")
+    with restarted(Range(3, 3), 2) as profiler:
+        with profiler.update(3):
+            pass
+        profiler.after(3)
+    assert "WARNING: no trace was written to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["5", "5:", ":5", "a:b", "6:5", "0:5", "-1:5", "1:2:3", "", "1.5:2"])
