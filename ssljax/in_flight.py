@@ -48,15 +48,15 @@ class InFlight:
         while len(self._updates) > pending:
             number, values, said = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
-            ended = self._ended.popleft() if self._ended else self._log.now()
+            ended = self._ended.popleft() if self._ended else self._log.meter.now()
             if not is_finite(self.newest):
                 raise InputError(self._bad_loss(number, self.newest["loss"]))
             self.heard = self._together.hear(said)
-            self._log.update(number, self.newest, max(self.heard.waited), ended)
+            self._log.update(number, self.newest, self.heard.waited, ended)
 
     def _look(self) -> None:
         """Note the time for the updates that ended since the last look: some are logged only much later."""
         for _, values, _ in list(self._updates)[len(self._ended) :]:
             if not values["loss"].is_ready():
                 return
-            self._ended.append(self._log.now())
+            self._ended.append(self._log.meter.now())
