@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash ssljax/launch/tpu_host.sh install|start|look|stop: what launch/tpu_vm.sh does on each host of a slice.
 set -euo pipefail
+script=$(realpath "$0")
 cd
 
 alive() { kill -0 "$(cat ssljax.pid)" 2>/dev/null; }
@@ -20,12 +21,13 @@ install() { # SHARE
 
 start() { # RESTARTS ARGUMENTS...
 	! alive || return 0
-	rm -f ssljax.code
+	rm -f ssljax.code ssljax.pid
 	local number
 	number=$(curl --silent --fail --header 'Metadata-Flavor: Google' \
 		http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number)
 	export PATH=$HOME/environment/bin:$PATH RESTARTS=$1 PROCESS=$number
-	nohup "$0" run "${@:2}" >>ssljax.out 2>&1 </dev/null &
+	nohup bash "$script" run "${@:2}" >>ssljax.out 2>&1 </dev/null &
+	until [[ -s ssljax.pid ]]; do sleep 0.1; done
 }
 
 run() { # in the background
@@ -37,7 +39,9 @@ run() { # in the background
 }
 
 look() {
-	if [[ -s ssljax.code ]]; then echo "ssljax: $(cat ssljax.code)"; else echo "ssljax: running"; fi
+	if [[ -s ssljax.code ]]; then echo "ssljax: $(cat ssljax.code)"; elif alive; then echo "ssljax: running"; else
+		echo "ssljax: lost" # the host was started anew
+	fi
 }
 
 stop() { ! alive || kill -TERM "$(cat ssljax.pid)"; }

@@ -42,6 +42,10 @@ wait_for_slice() {
 	done
 }
 
+look() { # sets `codes`: how it stands on the hosts, each word once
+	codes=$(host look) && codes=$(sed -n 's/^ssljax: //p' <<<"$codes" | sort -u | paste -sd ' ')
+}
+
 start() {
 	say "installing and starting on all hosts of $TPU"
 	tar -C "$root" -czf "$package" ssljax data_prep configs launch requirements pyproject.toml README.md LICENSE
@@ -57,22 +61,24 @@ if [[ ${1:-} == --stop ]]; then
 	exit
 fi
 wait_for_slice
-start "$@"
+if ! look 2>/dev/null || [[ $codes != *running* ]]; then start "$@"; fi
 while pause; do
-	if ! codes=$(host look); then # the network, or the slice is gone
+	if ! look; then # the network, or the slice is gone
 		[[ $(state) != READY ]] || continue
 		wait_for_slice
 		start "$@"
 		continue
 	fi
-	codes=$(sed -n 's/^ssljax: //p' <<<"$codes" | sort -u | paste -sd ' ')
+	code=1
 	case " $codes " in
+		"  ") continue ;;
 		" 0 ") say "the run has finished" && exit 0 ;;
 		*" 2 "*) code=2 ;;
-		" running " | " 0 running " | " 75 running " | "  ") continue ;;
-		*) code=${codes%% *} && [[ $code != 0 ]] || code=${codes##* } ;;
+		*" lost "*) start "$@" && continue ;;
+		" running " | " 0 running " | " 75 running ") continue ;; # those that finished or saved wait for the others
+		*) for one in $codes; do [[ $one =~ ^(0|running)$ ]] || code=$one; done ;;
 	esac
-	say "a host ended with $code; its log is in WORKDIR/logs and in ssljax.out on the host"
+	say "a host ended with $code; its log is in WORKDIR/logs, and in ssljax.out on the host"
 	host stop
 	exit "$code"
 done
