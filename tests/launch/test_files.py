@@ -44,8 +44,8 @@ def options(verb):
 OTHERS = {
     "date, rm, stat, mktemp, mountpoint, tail": "--iso-8601 --suffix --quiet --pid",
     "setpriv, nvidia-smi": "--pdeathsig --query-gpu --format",
-    "sbatch, srun": "--nodes --ntasks --ntasks-per-node --gpus-per-node --gpus-per-task --cpus-per-task --array --signal "
-    "--job-name --open-mode --requeue --kill-on-bad-exit --export --time --test-only --parsable --wait",
+    "sbatch, srun": "--nodes --ntasks --ntasks-per-node --gpus-per-node --gpus-per-task --cpus-per-task --array "
+    "--signal --job-name --open-mode --requeue --kill-on-bad-exit --export --time --test-only --parsable --wait",
     "scontrol, sinfo, scancel": "--oneliner --noheader --format --user --full --signal",
     "munged": "--foreground --force --socket --key-file --pid-file --log-file --seed-file",
     "gcloud": "--zone --worker --quiet --command --force --node-id --spot --accelerator-type --runtime-version --stop",
