@@ -36,7 +36,7 @@ dd if=/dev/urandom of="$work/key/munge.key" bs=128 count=1 status=none
 chmod 600 "$work/key/munge.key"
 cat >"$work/slurm.conf" <<END
 ClusterName=ssljax
-SlurmctldHost=$host
+SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=26817
 SlurmdPort=26818
