@@ -108,7 +108,7 @@ await() { # SECONDS COMMAND...: until it succeeds
 is() { [[ " $3 " == *" $(field "$1" "$2") "* ]]; }
 ended() { is "$1" JobState "COMPLETED FAILED CANCELLED TIMEOUT"; }
 
-failures=0
+failures=0 patience=$((240 + ${EXPIRE:-10})) # seconds
 check() { # WHAT COMMAND...
 	if "${@:2}"; then echo "ok      $1"; else
 		echo "FAILED  $1"
@@ -116,7 +116,7 @@ check() { # WHAT COMMAND...
 	fi
 }
 expect() { # WHAT JOB PATTERN: of its state, its code and how often it was started again
-	await 240 ended "$2" || true
+	await $patience ended "$2" || true
 	local found
 	found="$(field "$2" JobState) $(field "$2" ExitCode) $(field "$2" Restarts)"
 	# shellcheck disable=SC2053  # the right side is a pattern
@@ -157,21 +157,21 @@ check "which changes nothing" sha256sum --quiet --check --strict <(sed "s|  |  d
 
 # --- Training
 whole=$(submit whole "${train[@]}" "${arguments[@]}" --workdir whole)
-await 60 is "$cancelled" JobState RUNNING
+await $patience is "$cancelled" JobState RUNNING
 scancel "$cancelled"
 expect "an undisturbed run ends" "$whole" "COMPLETED 0:0 0"
 killed=$(RESTARTS=2 submit killed "${train[@]}" "${arguments[@]}" --workdir killed)
 reached() { [[ $(sed -n '$s/.*"step": \([0-9]*\).*/\1/p' killed/metrics.jsonl 2>/dev/null) -ge $1 ]]; }
 saved() { find killed/checkpoints -regex '.*/[0-9]+' 2>/dev/null | grep -q .; }
-check "a checkpoint is there" await 120 saved
+check "a checkpoint is there" await $patience saved
 victim=$(scontrol listpids "$killed.0" | awk '$4 == 1 {print $1; exit}')
 kill -KILL "$victim"
-check "one of its tasks is killed, and it queues itself again" await 60 is "$killed" JobState PENDING
+check "one of its tasks is killed, and it queues itself again" await $patience is "$killed" JobState PENDING
 echo "        started again no sooner than $(field "$killed" StartTime); it is $(date --iso-8601=seconds)"
-check "it starts again" await 60 is "$killed" Restarts 1
-check "and goes on" await 120 reached 100
+check "it starts again" await $patience is "$killed" Restarts 1
+check "and goes on" await $patience reached 100
 scancel --signal=TERM "$killed" # as Slurm does before the time is over
-check "SIGTERM makes its tasks save and it queue itself again" await 60 is "$killed" JobState PENDING
+check "SIGTERM makes its tasks save and it queue itself again" await $patience is "$killed" JobState PENDING
 expect "it starts again and ends" "$killed" "COMPLETED 0:0 2"
 check "with the parameters of the undisturbed run, bit for bit" "$python" "$root/launch/test/same_bits.py" whole killed
 echo "        its starts began at the updates $(sed 's/.*"step": \([0-9]*\).*/\1/' killed/starts.jsonl | paste -sd ' ')"
