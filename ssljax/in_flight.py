@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from ssljax.errors import InputError
-from ssljax.log import Log, is_finite
+from ssljax.log import Log
+from ssljax.spike_log import SpikeLog
 from ssljax.together import Heard, Together
 
 
@@ -21,9 +22,9 @@ class InFlight:
         heard: What all processes said with it.
     """
 
-    def __init__(self, log: Log, together: Together, bad_loss: Callable[[int, float], str]) -> None:
-        """Begin with none; `bad_loss` says what to tell of an update whose loss is not finite."""
-        self._log, self._together, self._bad_loss = log, together, bad_loss
+    def __init__(self, log: Log, together: Together, spikes: SpikeLog, bad_loss: Callable[[int, str], str]) -> None:
+        """Begin with none; `bad_loss` says what to tell of an update with whose loss `spikes` cannot go on."""
+        self._log, self._together, self._spikes, self._bad_loss = log, together, spikes, bad_loss
         self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
         self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
         self.newest: dict[str, float] = {}
@@ -43,14 +44,15 @@ class InFlight:
         """Wait for all updates but the newest `pending`, and log them.
 
         Raises:
-            InputError: A loss is not finite.
+            InputError: A loss is not finite, or too many updates in a row were skipped.
         """
         while len(self._updates) > pending:
             number, values, said = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
             ended = self._ended.popleft() if self._ended else self._log.now()
-            if not is_finite(self.newest):
-                raise InputError(self._bad_loss(number, self.newest["loss"]))
+            wrong = self._spikes.see(number, self.newest)
+            if wrong is not None:
+                raise InputError(self._bad_loss(number, wrong))
             self.heard = self._together.hear(said)
             self._log.update(number, self.newest, max(self.heard.waited), ended)
 

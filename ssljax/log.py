@@ -130,7 +130,8 @@ class Log:
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
         if self._tensorboard is not None:
             for name, value in line.items():
                 self._tensorboard.add_scalar(name, value, step)
