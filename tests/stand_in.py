@@ -3,8 +3,9 @@
 import stat
 from pathlib import Path
 
-# What a process does is the word that its workdir's file plan-START-PROCESS holds; without one it finishes. "serve"
-# goes on until SIGTERM, "stuck" and "stopped" give a sign of life that is due in a second, and no other.
+# What a process does is what its workdir's file plan-START-PROCESS holds; without one it finishes. "serve" goes on
+# until SIGTERM, "stuck" and "stopped" give a sign of life that is due in a second, and no other, and "2 0" ends with 2
+# once process 0 has given one.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -38,8 +39,11 @@ if action in ("stuck", "stopped"):
 if action == "killed":
     alive(60)
     os.kill(os.getpid(), signal.SIGKILL)
+code, *others = action.split()
+while not all((beat.parent / other).exists() for other in others):
+    time.sleep(0.02)
 alive(60)
-sys.exit(int(action))
+sys.exit(int(code))
 """
 
 

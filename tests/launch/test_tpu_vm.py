@@ -96,11 +96,12 @@ def test_a_run_on_all_hosts(cloud):
 def test_a_host_that_gives_up_ends_the_others(cloud, code):
     for start in (1, 2):
         plan(cloud, start, 0, "serve")
-        plan(cloud, start, 1, str(code))
+        plan(cloud, start, 1, f"{code} 0")
     assert finish(launch(cloud))[0] == code
     pid = int((cloud / "host-0" / "ssljax.pid").read_text())
-    wait_for((cloud / "host-0" / "ssljax.code").exists)
-    assert (cloud / "host-0" / "ssljax.code").read_text() == "75\n"  # it saved
+    code = cloud / "host-0" / "ssljax.code"
+    wait_for(lambda: code.exists() and code.read_text())
+    assert code.read_text() == "75\n"  # it saved
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -135,7 +136,8 @@ def test_a_host_that_was_started_anew_joins_again(cloud):
     code = cloud / "host-1" / "ssljax.code"
     wait_for(code.exists)
     code.unlink()  # as if its script had been killed
-    wait_for(lambda: len((cloud / "run" / "started-1").read_text().splitlines()) == 2)
+    wait_for(code.exists)
+    assert len((cloud / "run" / "started-1").read_text().splitlines()) == 2
     assert finish(launch(cloud, "--stop"))[0] == 0
     assert finish(script)[0] == 75
     assert len((cloud / "run" / "started-0").read_text().splitlines()) == 1
