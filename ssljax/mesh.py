@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssljax.errors import InputError
@@ -77,7 +77,7 @@ def _constrain(x: Any, spec: P) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def shardings(tree: Any, mesh: Mesh, *, min_size: int = 2**14) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, *, min_size: int = 2**14) -> Any:
     """Return the sharding of every leaf of a train state: the one rule of this codebase.
 
     A matrix of at least `min_size` elements is split over `fsdp` along its largest axis that divides; the layer axis
