@@ -102,14 +102,14 @@ TPU = """HloModule jit_step, is_scheduled=true
 %fused_computation.1 (param_0.1: f32[4,8]) -> f32[4,8] {
   %param_0.1 = f32[4,8]{1,0:T(8,128)} parameter(0)
   %all-gather.2 = f32[4,8]{1,0:T(8,128)} all-gather(%param_0.1), channel_id=3, \
-replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="1"}
+replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}, dimensions={0}, frontend_attributes={chain_id="1"}
   ROOT %sin.1 = f32[4,8]{1,0:T(8,128)} sine(%all-gather.2)
 }
 
 %fused_computation.2 (param_0.2: f32[4,8]) -> f32[4,8] {
   %param_0.2 = f32[4,8]{1,0:T(8,128)S(1)} parameter(0)
   ROOT %all-gather.3 = f32[4,8]{1,0:T(8,128)S(1)} all-gather(%param_0.2), channel_id=3, \
-replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="1"}
+replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}, dimensions={0}, frontend_attributes={chain_id="1"}
 }
 
 %condition (c: (s32[], f32[4,8])) -> pred[] {
