@@ -1,4 +1,8 @@
-"""`ssljax VERB`: the command line. Exit code 0 when all went well, 2 with one line on standard error on bad input."""
+"""`ssljax VERB`: the command line.
+
+Exit code 0 when all went well, 2 with one line on standard error on bad input, 75 when a run was asked to stop and has
+saved, 1 when it died otherwise: of data that do not come, too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ssljax.arguments import parser as arguments_of_verbs
-from ssljax.errors import InputError
+from ssljax.errors import InputError, Stalled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,27 +47,21 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         from absl import flags
 
         flags.FLAGS(["ssljax"])  # Grain's worker processes ask for parsed flags
-    _distribute(options)
-    from ssljax.train import train
+    from ssljax import build, processes
+    from ssljax.profile import parse_range
 
-    train(config, options.workdir)
+    profile = parse_range(options.profile) if options.profile is not None else None
+    several = processes.join(options.coordinator, options.processes, options.process, detect=options.distributed)
+    try:
+        from ssljax.train import train
 
-
-def _distribute(options: argparse.Namespace) -> None:
-    """Join the other processes of the run, before anything touches a device."""
-    given = [options.coordinator, options.processes, options.process]
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise InputError("--coordinator, --processes and --process go together; give all three, or --distributed.")
-        import jax
-
-        jax.distributed.initialize(
-            options.coordinator, options.processes, options.process, cluster_detection_method="deactivate"
-        )
-    elif options.distributed:
-        import jax
-
-        jax.distributed.initialize()
+        if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
+            raise SystemExit(processes.STOPPED)
+    except BaseException as error:
+        stopped = isinstance(error, SystemExit) and error.code == processes.STOPPED
+        if (several and not stopped) or isinstance(error, Stalled):
+            processes.end_at_once(error)
+        raise
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:

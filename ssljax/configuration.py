@@ -33,9 +33,11 @@ def base() -> ConfigDict:
     config.init_from = ""
     config.mesh = ""
     config.deterministic = False
-    config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
-    config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
+    config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16, timeout=240.0))
+    best = dict(best_metric="", best_mode="min", keep_best=1)
+    config.checkpoint = ConfigDict(dict(every=1000, keep=2, share=0.05) | best)
     config.evaluate = evaluate()
+    config.watch = ConfigDict(dict(update=300.0, other=3600.0))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
     return config
 
@@ -89,7 +91,7 @@ def _video(size: int, scale: tuple[float, float]) -> dict[str, Any]:
     return dict(video=(), source="records", stream=stream, size=size, scale=scale) | used
 
 
-RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "log")
+RESUMABLE = ("mesh", "loader", "checkpoint", "evaluate", "watch", "log")
 """Top-level keys that may differ when a run is continued: they change where and how it runs, not what it computes."""
 
 

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import build, configuration
+from ssljax import build, configuration, mesh
 from ssljax.errors import InputError
+from ssljax.in_flight import InFlight
 from ssljax.log import Log
-from ssljax.train import _InFlight, train
+from ssljax.together import Together
+from ssljax.train import train
 
 TESTS = Path(__file__).parent
 
@@ -80,12 +82,12 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_sigterm_saves_and_exits_cleanly(tmp_path):
+def test_sigterm_saves_and_asks_to_be_started_again(tmp_path):
     process = start(tmp_path / "run", "--config.epochs=100000")
     wait_for_step(process, tmp_path / "run", 5)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 0, error
+    assert process.returncode == 75, error
     assert "saved" in error
     saved = int(build.restore(tmp_path / "run").state.step)
     assert saved >= 5
@@ -228,11 +230,13 @@ def test_the_rate_is_of_when_updates_ended(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("ssljax.log.time.monotonic", lambda: now[0])
     settings = {"total": 11, "batch_size": 4, "unit": "samples", "schedules": {}, "config": {}, "writes": True}
+    together = Together(mesh.make_mesh())
     with Log(tmp_path, start=0, every=5, **settings) as log:
-        updates = _InFlight(log, str)
+        nothing = together.say(stop=False, busy=False, waited=0.0)
+        updates = InFlight(log, together, str)
         for number in range(1, 12):
             now[0] += 2.0
-            updates.add(number, {"loss": jax.block_until_ready(jax.numpy.ones(()))}, 0.0)
+            updates.add(number, {"loss": jax.block_until_ready(jax.numpy.ones(()))}, nothing)
             updates.settle(2)
         now[0] += 100.0
         updates.settle(0)  # the last two, which ended long ago, the very last in a line of its own
@@ -246,17 +250,17 @@ def test_memory_stays_flat_over_500_updates(tmp_path):
     code = """if True:
         import gc, resource, sys
         import numpy as np
-        from ssljax import configuration, train
+        from ssljax import configuration, loop, train
         config = configuration.load("toy")
         config.epochs, config.checkpoint.every, config.log.every = 270, 100, 10
         seen = []
-        class Probe(train.Log):
+        class Probe(loop.Log):
             def update(self, step, metrics, *times):
                 super().update(step, metrics, *times)
                 if step % 20 == 0:
                     gc.collect()
                     seen.append(int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20)
-        train.Log = Probe
+        loop.Log = Probe
         train.train(config, __import__("pathlib").Path(sys.argv[1]))
         print(*seen)
     """

@@ -1,0 +1,72 @@
+"""Updates that the devices were given and that are not logged yet."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ssljax.errors import InputError
+from ssljax.log import Log, is_finite
+from ssljax.together import Heard, Together
+
+_NOTHING = Heard(stop=False, busy=False, waited=(0.0,))
+_REMEMBERED = 8
+
+
+class InFlight:
+    """The updates that the devices were given and that are not logged yet.
+
+    Attributes:
+        newest: The metrics of the newest update that was logged.
+    """
+
+    def __init__(self, log: Log, together: Together, bad_loss: Callable[[int, float], str]) -> None:
+        """Begin with none; `bad_loss` says what to tell of an update whose loss is not finite."""
+        self._log, self._together, self._bad_loss = log, together, bad_loss
+        self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
+        self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
+        self.newest: dict[str, float] = {}
+        self._heard: dict[int, Heard] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether there was any update at all."""
+        return bool(self.newest or self._updates)
+
+    def add(self, number: int, values: Any, said: Any) -> None:
+        """Take in an update, its metrics on the devices, and what this process said with it."""
+        self._updates.append((number, values, said))
+        self._look()
+
+    def settle(self, pending: int) -> None:
+        """Wait for all updates but the newest `pending`, and log them.
+
+        Raises:
+            InputError: A loss is not finite.
+        """
+        while len(self._updates) > pending:
+            number, values, said = self._updates.popleft()
+            self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
+            ended = self._ended.popleft() if self._ended else self._log.meter.now()
+            if not is_finite(self.newest):
+                raise InputError(self._bad_loss(number, self.newest["loss"]))
+            heard = self._heard[number] = self._together.hear(said)
+            self._heard.pop(number - _REMEMBERED, None)
+            self._log.update(number, self.newest, heard.waited, ended)
+
+    def heard(self, number: int) -> Heard:
+        """Return what all processes said with an update that is settled, one of the newest; nothing if there was none.
+
+        Processes settle the same updates at different times, so what is decided together asks for one by its number.
+        """
+        return self._heard.get(number, _NOTHING)
+
+    def _look(self) -> None:
+        """Note the time for the updates that ended since the last look: some are logged only much later."""
+        for _, values, _ in list(self._updates)[len(self._ended) :]:
+            if not values["loss"].is_ready():
+                return
+            self._ended.append(self._log.meter.now())
