@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from ssljax import mesh
 from ssljax.errors import InputError
 from ssljax.plan.compiled import OutOfMemory
 from ssljax.plan.estimate import Plan, make_plan
@@ -38,8 +39,9 @@ def search(
 ) -> list[Candidate]:
     """Return the candidates, those that fit first, the fastest per sample at the head.
 
-    For each mesh and recomputation, the fewest micro-batches that fit are tried. The batch is the config's where the
-    devices divide it, else the next multiple of their number.
+    Every recomputation is tried on a mesh that splits parameters over a host; on the other meshes the one that was
+    fastest there. Each with the fewest micro-batches that fit. The batch is the config's where it divides over the
+    devices, else the next one that does.
 
     Args:
         name: The config's.
@@ -52,22 +54,26 @@ def search(
         InputError: Nothing fits.
     """
     tried: list[Candidate] = []
+    remats = _remats(config)
     for layout in layouts(len(target.devices), target.chip.per_host):
-        for remat in _remats(config):
+        for remat in remats:
             for candidate in _attempts(name, config, target, price, layout, remat):
                 tried.append(candidate)
                 tell(line(candidate))
-    fit = sorted((each for each in tried if each.plan), key=lambda each: _seconds_per_sample(each.plan))
+        fit = sorted((each for each in tried if each.plan), key=lambda each: _seconds_per_sample(each.plan))
+        if fit:
+            remats = (fit[0].config.models.encoder.get("remat"),)
     if not fit:
         raise InputError(f"Nothing fits {target.name}: {tried[-1].why if tried else 'no candidates'}")
     return fit + [each for each in tried if not each.plan]
 
 
 def layouts(devices: int, per_host: int) -> list[str]:
-    """Return meshes worth trying: parameters whole, split over a host, over the root of all, over all."""
-    root = 2 ** round(math.log2(max(1, devices)) / 2)
-    sizes = sorted({1, min(per_host, devices), root, devices})
-    return [f"fsdp={size}" for size in sizes if devices % size == 0]
+    """Return meshes worth trying: parameters split over a host, the root of all or all, whole, or with a tensor axis."""
+    host, root = math.gcd(per_host, devices), 2 ** round(math.log2(devices) / 2)
+    sizes = dict.fromkeys(size for size in (host, root, devices, 1) if devices % size == 0)
+    split = [f"fsdp={host // 2},tensor=2"] if host % 2 == 0 else []
+    return [*(f"fsdp={size}" for size in sizes), *split]
 
 
 def line(candidate: Candidate) -> str:
@@ -87,9 +93,9 @@ def _attempts(
     name: str, config: ConfigDict, target: Topology, price: float | None, layout: str, remat: str | None
 ) -> Iterator[Candidate]:
     """Yield candidates with ever more micro-batches until one fits."""
-    devices, parts = len(target.devices), 1
-    batch = math.ceil(config.batch_size / devices) * devices
-    while batch % (devices * parts) == 0:
+    rows, parts = mesh.batch_parts(mesh.make_mesh(layout, target.devices)), 1
+    batch = math.ceil(config.batch_size / rows) * rows
+    while batch % (rows * parts) == 0:
         candidate = _variant(config, layout, parts, remat, batch)
         try:
             yield candidate._replace(plan=make_plan(name, candidate.config, target, price))

@@ -104,7 +104,7 @@ def stub(plan, fits, times):
     """Return a `make_plan` whose plans fit and take as told, both functions of (fsdp, parts, remat)."""
 
     def make(name, config, target, price=None):
-        setting = (int(config.mesh.partition("=")[2]), config.accumulate, config.models.encoder.remat)
+        setting = (mesh.make_mesh(config.mesh).shape["fsdp"], config.accumulate, config.models.encoder.remat)
         if not fits(*setting):
             raise OutOfMemory("too large", 3 * target.chip.memory)
         return plan._replace(config=config, times=plan.times._replace(products=times(*setting)))
@@ -146,8 +146,8 @@ def test_search_that_finds_nothing_says_so(plan, monkeypatch):
 
 
 def test_meshes_to_try():
-    assert search.layouts(256, 4) == ["fsdp=1", "fsdp=4", "fsdp=16", "fsdp=256"]
-    assert search.layouts(64, 8) == ["fsdp=1", "fsdp=8", "fsdp=64"]
+    assert search.layouts(256, 4) == ["fsdp=4", "fsdp=16", "fsdp=256", "fsdp=1", "fsdp=2,tensor=2"]
+    assert search.layouts(64, 8) == ["fsdp=8", "fsdp=64", "fsdp=1", "fsdp=4,tensor=2"]
     assert search.layouts(1, 8) == ["fsdp=1"]
 
 
