@@ -69,7 +69,7 @@ def search(
 
 
 def layouts(devices: int, per_host: int) -> list[str]:
-    """Return meshes worth trying: parameters split over a host, the root of all or all, whole, or with a tensor axis."""
+    """Return meshes worth trying: parameters split over a host, some hosts or all, whole, or with a tensor axis."""
     host, root = math.gcd(per_host, devices), 2 ** round(math.log2(devices) / 2)
     sizes = dict.fromkeys(size for size in (host, root, devices, 1) if devices % size == 0)
     split = [f"fsdp={host // 2},tensor=2"] if host % 2 == 0 else []

@@ -27,7 +27,7 @@ RUNS = {
         8.0,
     ),
 }
-"""By topology: what is given besides configs/dora.py, the package of the compiler, and GiB that temporaries may take."""
+"""By topology: what is given besides configs/dora.py, the compiler, and the GiB that temporaries may take."""
 
 
 def plan(topology, *options):
