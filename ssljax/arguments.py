@@ -39,6 +39,11 @@ def _train(verbs: Any) -> None:
     train.add_argument(
         "--distributed", action="store_true", help="several processes, found by jax.distributed (Slurm, TPU pods, MPI)"
     )
+    train.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="write a trace of these updates into WORKDIR/profile, for TensorBoard, XProf and Perfetto",
+    )
     train.set_defaults(verb="train")
 
 

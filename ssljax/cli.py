@@ -48,12 +48,14 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         flags.FLAGS(["ssljax"])  # Grain's worker processes ask for parsed flags
     from ssljax import build, processes
+    from ssljax.profile import parse_range
 
+    profile = parse_range(options.profile) if options.profile is not None else None
     several = processes.join(options.coordinator, options.processes, options.process, detect=options.distributed)
     try:
         from ssljax.train import train
 
-        if int(train(config, options.workdir).step) < build.total_steps(config):
+        if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
             raise SystemExit(processes.STOPPED)
     except BaseException as error:
         stopped = isinstance(error, SystemExit) and error.code == processes.STOPPED

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from ssljax.errors import InputError
 from ssljax.log import Log
-from ssljax.spike_log import SpikeLog
 from ssljax.together import Heard, Together
+
+_NOTHING = Heard(stop=False, busy=False, waited=(0.0,))
+_REMEMBERED = 8
 
 
 class InFlight:
@@ -19,16 +20,15 @@ class InFlight:
 
     Attributes:
         newest: The metrics of the newest update that was logged.
-        heard: What all processes said with it.
     """
 
-    def __init__(self, log: Log, together: Together, spikes: SpikeLog, bad_loss: Callable[[int, str], str]) -> None:
-        """Begin with none; `bad_loss` says what to tell of an update with whose loss `spikes` cannot go on."""
-        self._log, self._together, self._spikes, self._bad_loss = log, together, spikes, bad_loss
+    def __init__(self, log: Log, together: Together, check: Callable[[int, Mapping[str, float]], None]) -> None:
+        """Begin with none; `check` looks at the metrics of each update, and raises where the run cannot go on."""
+        self._log, self._together, self._check = log, together, check
         self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
         self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
         self.newest: dict[str, float] = {}
-        self.heard = Heard(stop=False, busy=False, waited=(0.0,))
+        self._heard: dict[int, Heard] = {}
 
     @property
     def any(self) -> bool:
@@ -44,21 +44,27 @@ class InFlight:
         """Wait for all updates but the newest `pending`, and log them.
 
         Raises:
-            InputError: A loss is not finite, or too many updates in a row were skipped.
+            InputError: A loss is not finite, or too many updates in a row were skipped: what `check` raises.
         """
         while len(self._updates) > pending:
             number, values, said = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
-            ended = self._ended.popleft() if self._ended else self._log.now()
-            wrong = self._spikes.see(number, self.newest)
-            if wrong is not None:
-                raise InputError(self._bad_loss(number, wrong))
-            self.heard = self._together.hear(said)
-            self._log.update(number, self.newest, max(self.heard.waited), ended)
+            ended = self._ended.popleft() if self._ended else self._log.meter.now()
+            self._check(number, self.newest)
+            heard = self._heard[number] = self._together.hear(said)
+            self._heard.pop(number - _REMEMBERED, None)
+            self._log.update(number, self.newest, heard.waited, ended)
+
+    def heard(self, number: int) -> Heard:
+        """Return what all processes said with an update that is settled, one of the newest; nothing if there was none.
+
+        Processes settle the same updates at different times, so what is decided together asks for one by its number.
+        """
+        return self._heard.get(number, _NOTHING)
 
     def _look(self) -> None:
         """Note the time for the updates that ended since the last look: some are logged only much later."""
         for _, values, _ in list(self._updates)[len(self._ended) :]:
             if not values["loss"].is_ready():
                 return
-            self._ended.append(self._log.now())
+            self._ended.append(self._log.meter.now())

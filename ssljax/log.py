@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,21 @@ import tensorboardX
 from tqdm import tqdm
 
 from ssljax.errors import InputError
+from ssljax.meter import ACCOUNTS, UNKNOWN, Meter, Work
+from ssljax.starts import first_start
 
 _COLLAPSED = 0.01
 _PATIENCE = 5
+_SECONDS = "_seconds"  # ends the names of what the file alone has: the accounts of the meter, for the next start
 
 
 class Log:
-    """Writes a run's metrics every few steps; a context manager. Only the first of several processes writes."""
+    """Writes a run's metrics every few steps; a context manager. Only the first of several processes writes.
+
+    Attributes:
+        bar: The progress bar.
+        meter: Times the updates.
+    """
 
     def __init__(
         self,
@@ -38,6 +46,7 @@ class Log:
         every: int = 10,
         tensorboard: bool = True,
         wandb_project: str = "",
+        work: Work = UNKNOWN,
     ) -> None:
         """Open the sinks, dropping lines of updates that a resumed run does again.
 
@@ -54,14 +63,13 @@ class Log:
             every: Updates between lines.
             tensorboard: Whether to write event files.
             wandb_project: Weights & Biases project; none by default.
+            work: The arithmetic of an update, for the utilisation of the devices.
 
         Raises:
             InputError: Weights & Biases is asked for and not installed.
         """
-        self.every, self.total, self.batch_size, self.unit, self._also = every, total, batch_size, unit, also
-        self._schedules = schedules
-        self._paused = 0.0
-        self._waited, self._since, self._count = 0.0, self.now(), 0
+        self.every, self.total, self.unit, self._also = every, total, unit, also
+        self._schedules, self._writes = schedules, writes
         self._low, self._evaluated = 0, ""
         self._file = self._tensorboard = self._wandb = None
         if writes and wandb_project:
@@ -69,10 +77,19 @@ class Log:
         self.bar = tqdm(
             total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr
         )
+        measured: dict[str, Any] = dict(samples=batch_size, work=work)
         if not writes:
+            self.meter = Meter(**measured)
             return
         path = workdir / "metrics.jsonl"
-        _drop_lines_after(path, start)
+        last = _drop_lines_after(path, start)
+        began, starts = first_start(workdir)
+        self.meter = Meter(
+            before=0.0 if began is None else max(0.0, time.time() - began),
+            restarts=max(0, starts - 1),
+            spent={name: last.get(name + _SECONDS, 0.0) for name in ACCOUNTS},
+            **measured,
+        )
         self._file = path.open("a", buffering=1)
         if tensorboard:
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir), purge_step=start)
@@ -90,48 +107,52 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def now(self) -> float:
-        """Return the seconds on a clock that stands still while it is paused."""
-        return time.monotonic() - self._paused
-
-    def update(self, step: int, metrics: Mapping[str, float], waited: float, ended: float | None = None) -> None:
+    def update(
+        self, step: int, metrics: Mapping[str, float], waited: Sequence[float], ended: float | None = None
+    ) -> None:
         """Count one update.
 
         Args:
             step: Updates done.
             metrics: Finite scalars.
-            waited: Seconds that the devices stood idle before this update, waiting for its data.
-            ended: When the devices were through with it, as of `now()`; by default this moment.
+            waited: Seconds that the devices stood idle before this update, waiting for its data, by process.
+            ended: When the devices were through with it, as of `meter.now()`; by default this moment.
         """
-        ended = self.now() if ended is None else ended
-        self._waited, self._count = self._waited + waited, self._count + 1
+        self.meter.update(self.meter.now() if ended is None else ended, waited)
         self.bar.update()
         if step % self.every and step != self.total and not (self._also and step % self._also == 0):
             return
-        elapsed = max(ended - self._since, 1e-9)
-        rate = self._count * self.batch_size / elapsed
-        line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}}
-        line |= {"samples_per_second": rate, "data_wait_share": min(1.0, self._waited / elapsed)}
+        found = self.meter.metrics()
+        line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}, **found}
         self._evaluated = f", knn_20 {metrics['knn_20']:.1%}" if "knn_20" in metrics else self._evaluated
+        restarts = f", goodput {found['goodput']:.0%} ({_restarts(self.meter)})" if self.meter.restarts else ""
         self.bar.set_postfix_str(
-            f"loss {metrics['loss']:.3f}, {rate:.1f} {self.unit}/s, waiting for data {line['data_wait_share']:.0%}"
-            f"{self._evaluated}"
+            f"loss {metrics['loss']:.3f}, {found['samples_per_second']:.1f} {self.unit}/s, waiting for data "
+            f"{found['data_wait_share']:.0%}{self._evaluated}{restarts}"
         )
-        self._waited, self._since, self._count = 0.0, ended, 0
         self._write(step, line)
         self._warn_of_collapse(step, metrics)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the rate."""
-        began = time.monotonic()
-        yield
-        self._paused += time.monotonic() - began
+    def tell(self, step: int) -> None:
+        """Say how far the run has come and where its time went."""
+        if not self._writes:
+            return
+        shares = self.meter.shares()
+        named = {"data": "waiting", "saving": "saving", "evaluation": "evaluating"}
+        rest = [f"{name} {shares[account]:.1%}" for name, account in named.items()]
+        others = max(0.0, 1 - sum(shares.values()))
+        restarts = f", {_restarts(self.meter)}" * bool(self.meter.restarts)
+        self.bar.write(
+            f"{step} of {self.total} updates in {datetime.timedelta(seconds=round(self.meter.wall()))}{restarts}: "
+            f"goodput {shares['productive']:.1%}; {', '.join(rest)}, starts and lost updates {others:.1%}.",
+            file=sys.stderr,
+        )
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:
+            spent = {name + _SECONDS: seconds for name, seconds in self.meter.spent().items()}
             finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
-            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.write(json.dumps({"step": step, **finite, **spent}) + "\n")
         if self._tensorboard is not None:
             for name, value in line.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -157,20 +178,27 @@ def is_finite(metrics: Mapping[str, float]) -> bool:
     return math.isfinite(metrics["loss"])
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; a line cut short by a kill goes too."""
+def _restarts(meter: Meter) -> str:
+    return f"{meter.restarts} restart{'s' * (meter.restarts > 1)}"
+
+
+def _drop_lines_after(path: Path, step: int) -> dict[str, Any]:
+    """Keep the lines up to `step`, and return the last; a line cut short by a kill goes too."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+        return {}
+    kept, last = [], {}
+    for text in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        if line["step"] <= step:
+            kept.append(text + "\n")
+            last = line
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)
+    return last
 
 
 def _open_wandb(project: str, workdir: Path, config: dict[str, Any]) -> Any:

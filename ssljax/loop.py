@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from ml_collections import ConfigDict
 from ssljax import build, mesh, resident, step
 from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
+from ssljax.errors import InputError
 from ssljax.heartbeat import Heartbeat
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
+from ssljax.meter import UNKNOWN, Work
+from ssljax.profile import Profiler, Range
 from ssljax.spike_log import SpikeLog
 from ssljax.stop import Stop
 from ssljax.together import Together
@@ -36,34 +41,39 @@ def run_updates(
     checkpoints: Checkpoints,
     evaluation: Any,
     heartbeat: Heartbeat,
+    work: Work = UNKNOWN,
+    profile: Range | None = None,
 ) -> step.TrainState:
-    """Run the updates that are left, evaluating and saving as configured; return the last state, saved.
+    """Run the updates that are left, evaluating, saving and tracing as asked; return the last state, saved.
 
     Raises:
         InputError: The loss is not finite, or a checkpoint cannot be written.
     """
     done, total, size, plain = int(state.step), build.total_steps(config), config.batch_size, build.plain(config)
     batches, finish = _batches(config, data, devices, done * size)
-    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples")
-    bad_loss = functools.partial(_report_bad_loss, workdir, size=size, data=data, checkpoints=checkpoints)
+    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples", work)
+    check = functools.partial(_check_update, workdir, _spike_log(config, workdir, done, data), size, data, checkpoints)
     together = Together(devices)
-    spikes = _spike_log(config, workdir, done, data)
-    in_flight, due = InFlight(log, together, spikes, bad_loss), False
+    in_flight, due = InFlight(log, together, check), False
+    profiler = Profiler(workdir, profile, done, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat)
 
     def save() -> None:
         in_flight.settle(0)
-        checkpoints.save(done, state, Record(done * size, data.checksum, plain), in_flight.newest)
+        with log.meter.paused("saving"):
+            checkpoints.save(done, state, Record(done * size, data.checksum, plain), in_flight.newest)
 
-    with log, batches, mesh.Ahead(devices, batches, size) as ahead, Stop() as stop:
-        heartbeat.other("compiling")  # which the first update does
-        while done < total and not (stop.asked if together.alone else in_flight.heard.stop):
-            if not ahead.ready:
-                in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
-            asked = time.monotonic()
-            batch = next(ahead)
-            said = together.say(stop=stop.asked, busy=checkpoints.busy, waited=time.monotonic() - asked)
-            with jax.transfer_guard("disallow"):  # everything that an update reads is on the devices already
-                state, values = update(state, finish(batch))
+    with log, batches, mesh.Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
+        heartbeat.other("compiling")
+        while done < total and not (stop.asked if together.alone else in_flight.heard(done - _IN_FLIGHT).stop):
+            with profiler.update(done + 1):
+                if not ahead.ready:
+                    in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
+                asked = time.monotonic()
+                batch = next(ahead)
+                said = together.say(stop=stop.asked, busy=checkpoints.busy, waited=time.monotonic() - asked)
+                compiling = contextlib.nullcontext() if in_flight.any else log.meter.paused()  # which the first does
+                with compiling, jax.transfer_guard("disallow"):  # all that an update reads is on the devices already
+                    state, values = update(state, finish(batch))
             done += 1
             heartbeat.update(done)
             if evaluation.due(done, total):
@@ -71,7 +81,7 @@ def run_updates(
                 jax.block_until_ready(values)
                 heartbeat.other(f"evaluating update {done}")
                 try:
-                    with log.paused():
+                    with log.meter.paused("evaluating"):
                         values |= evaluation(state.params, state.state)
                 except Exception:  # whatever it is, it is no reason to lose the updates
                     in_flight.add(done, values, said)
@@ -81,15 +91,21 @@ def run_updates(
                 check_best_metric(config.checkpoint.best_metric, values)
             in_flight.add(done, values, said)
             in_flight.settle(_IN_FLIGHT)
+            profiler.after(done)
             due |= done % config.checkpoint.every == 0 and done < total
             ranked = bool(config.checkpoint.best_metric) and evaluation.due(done, total)  # later it would have no rank
-            if due and (ranked or not (checkpoints.busy if together.alone else in_flight.heard.busy)):
+            if due and (
+                ranked or not (checkpoints.busy if together.alone else in_flight.heard(done - _IN_FLIGHT).busy)
+            ):
                 save()
                 due = False
         heartbeat.other("saving")
         if in_flight.any:
             save()
-        checkpoints.wait()
+        with log.meter.paused("saving"):
+            checkpoints.wait()
+        if in_flight.any:
+            log.tell(done)
         if done < total:
             log.bar.write(f"Stopped at update {done} of {total}, saved; the same command continues.", file=sys.stderr)
     return state
@@ -105,7 +121,7 @@ def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position
     return loader.load(plans or data, rows=rows, batch_size=size, position=position, **config.loader.to_dict()), finish
 
 
-def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str) -> Log:
+def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str, work: Work) -> Log:
     return Log(
         workdir,
         start=start,
@@ -116,6 +132,7 @@ def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: i
         config=plain,
         writes=jax.process_index() == 0,
         also=config.evaluate.every,
+        work=work,
         **config.log.to_dict(),
     )
 
@@ -131,8 +148,19 @@ def _spike_log(config: ConfigDict, workdir: Path, start: int, data: Any) -> Spik
     )
 
 
-def _report_bad_loss(workdir: Path, number: int, loss: str, *, size: int, data: Any, checkpoints: Checkpoints) -> str:
-    """Write the windows of the batch that made the loss, and return what to say."""
+def _check_update(
+    workdir: Path,
+    spikes: SpikeLog,
+    size: int,
+    data: Any,
+    checkpoints: Checkpoints,
+    number: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """List an update that is a spike; where the run cannot go on write the windows of its batch, and raise that."""
+    loss = spikes.see(number, metrics)
+    if loss is None:
+        return
     checkpoints.wait()
     positions = range((number - 1) * size, number * size)
     path = workdir / f"bad_batch_{number}.json"
@@ -141,7 +169,7 @@ def _report_bad_loss(workdir: Path, number: int, loss: str, *, size: int, data: 
         path.write_text(json.dumps({"update": number, "loss": loss, "samples": windows}, indent=2) + "\n")
     latest = checkpoints.latest()
     kept = f"the checkpoint of update {latest} is kept" if latest is not None else "no checkpoint was written yet"
-    return (
+    raise InputError(
         f"The loss of update {number} is {loss}; its batch is listed in {path}, {kept}. "
         "Lower the learning rate or look at those samples."
     )

@@ -13,13 +13,21 @@ from ssljax.errors import InputError
 _FILE = "starts.jsonl"
 
 
-def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh) -> None:
-    """Note on what devices a run starts, or continues, after `step` updates; only the first of processes writes."""
+def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float) -> None:
+    """Note when, and on what devices, a run starts, or continues; only the first of processes writes.
+
+    Args:
+        workdir: Of the run.
+        step: Updates done before.
+        mesh: Its devices.
+        began: When it started, in seconds since 1970.
+    """
     if jax.process_index() != 0:
         return
     device = mesh.devices.flat[0]
     line = {
         "step": step,
+        "time": began,
         "devices": mesh.devices.size,
         "kind": device.device_kind,
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
@@ -48,6 +56,19 @@ def read_starts(workdir: Path) -> list[str]:
         raise InputError(f"{path} is damaged ({error}); remove it.") from error
 
 
+def first_start(workdir: Path) -> tuple[float | None, int]:
+    """Return when a run was started first, in seconds since 1970, None if that was not recorded, and how often.
+
+    Raises:
+        InputError: The record is damaged.
+    """
+    lines = read_lines(workdir / _FILE, "remove that line")
+    times = [
+        line["time"] for line in lines if isinstance(line, dict) and "time" in line
+    ]  # earlier versions did not record it
+    return times[0] if times else None, len(lines)
+
+
 def read_lines(path: Path, remedy: str) -> list[Any]:
     """Return what the lines of a JSON file of lines hold, but for a last one that a kill cut; none without the file.
 
@@ -72,7 +93,9 @@ def read_lines(path: Path, remedy: str) -> list[Any]:
     return lines
 
 
-def _words(step: int, devices: int, kind: str, mesh: dict[str, int], processes: int, jax: str) -> str:
+def _words(
+    step: int, devices: int, kind: str, mesh: dict[str, int], processes: int, jax: str, time: float = 0.0
+) -> str:
     parts = [f"{devices} × {kind}"]
     parts += [", ".join(f"{name}={size}" for name, size in mesh.items())] * bool(mesh)
     parts += [f"{processes} processes"] * (processes > 1)

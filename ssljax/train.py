@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,25 @@ from ssljax.errors import InputError
 from ssljax.export import initial
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
+from ssljax.profile import Range, check_range
 from ssljax.starts import record_start
+from ssljax.utilisation import work_of
 
 
-def train(config: ConfigDict, workdir: Path) -> step.TrainState:
+def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) -> step.TrainState:
     """Train, or continue what `workdir` holds, to the config's last update; return the final state.
 
     A run that was interrupted, even by SIGKILL, and continued here ends as one that never was: same windows in the same
     order and, on the same devices, the same bits. SIGTERM and Ctrl-C save a checkpoint and return;
-    in a run of several processes it is enough that one of them gets the signal.
+    in a run of several processes it is enough that one of them gets the signal. `profile` names updates to trace.
 
     Raises:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
             after the batch's windows were written to a file for replay.
     """
+    began = time.time()
     limits.check_numbers(config)
+    check_range(profile, build.total_steps(config))
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
@@ -45,7 +50,8 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     abstract, shardings = step.abstract_state(objective, optimizer, devices)
     with jax.set_mesh(devices):
-        _, metrics = jax.eval_shape(update, abstract, objective.batch_spec(config.batch_size))  # before any file
+        batch = objective.batch_spec(config.batch_size)
+        _, metrics = jax.eval_shape(update, abstract, batch)  # before any file
         if not evaluation.due(total := build.total_steps(config), total):  # else its metrics are known after the first
             check_best_metric(config.checkpoint.best_metric, metrics)
         plain = build.plain(config)
@@ -61,9 +67,12 @@ def train(config: ConfigDict, workdir: Path) -> step.TrainState:
                 state = state if start is None else _begin_from(config.init_from, start, state)
             else:
                 state = checkpoints.restore(latest, abstract)
-            record_start(workdir, int(state.step), devices)
+            record_start(workdir, int(state.step), devices, began)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-            return run_updates(config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat)
+            work = work_of(config, update, abstract, batch, devices)
+            return run_updates(
+                config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, work, profile
+            )
         finally:
             checkpoints.close()
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
+from ssljax.models.products import Linear
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
@@ -58,12 +59,14 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype, rngs)
         self.out = linear(width, width, dtype, rngs)
 
+    @jax.named_scope("attention")
     def __call__(self, x: Float[Array, "b n d"], *, length: int | None = None) -> Float[Array, "b n d"]:
         """Return the attended tokens; those from number `length` on are padding, which no token attends to."""
         queries, keys, values = self._split(x)
         out = attend(queries, keys, values, implementation=self.implementation, length=length)
         return self.out(out.reshape(x.shape))
 
+    @jax.named_scope("probe")
     def probe(self, x: Float[Array, "b n d"], *, prefix: int) -> Probe:
         """Return the `Probe` of the input of `__call__`: CLS first, patches from token number `prefix` on."""
         queries, keys, _ = self._split(x)
@@ -115,9 +118,9 @@ def padded_length(count: int, implementation: str) -> int:
     return count + count % 2 if implementation == "cudnn" else count
 
 
-def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> Linear:
     """Return a linear layer with DINO's and timm's start: normal weights of deviation 0.02, zero biases.
 
     Their `trunc_normal_` cuts at -2 and 2, a hundred deviations out, so that it is a plain normal.
     """
-    return nnx.Linear(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+    return Linear(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.normal(0.02), rngs=rngs)

@@ -56,6 +56,7 @@ class Mlp(nnx.Module):
         self.fc1 = linear(width, self.hidden * (2 if self.gated else 1), dtype, rngs)
         self.fc2 = linear(self.hidden, width, dtype, rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Return the transformed tokens."""
         x = self.fc1(x)
@@ -73,7 +74,7 @@ class LayerScale(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Return x with its channels scaled."""
-        return x * self.gamma.astype(x.dtype)[None, None, :]
+        return (x.astype(jnp.float32) * self.gamma[None, None, :]).astype(x.dtype)
 
 
 class Block(nnx.Module):

@@ -11,8 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
+from ssljax.mesh import gather, shard_features
 from ssljax.models.attention import linear
 from ssljax.models.norm import BatchNorm
+from ssljax.models.products import Linear, matmul_to_float32
 
 
 def _check_dtype(dtype: str) -> None:
@@ -42,11 +44,11 @@ class WeightNormalised(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Return the mapped x in float32."""
-        kernel = self.kernel[...]
+        kernel = gather(self.kernel[...], "last/kernel")
         kernel = kernel * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), axis=0, keepdims=True))
         if not self.fixed:
             kernel = kernel * self.gain[None, :]
-        return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return shard_features(matmul_to_float32(x.astype(self.dtype), kernel))
 
 
 class DINOHead(nnx.Module):
@@ -96,6 +98,7 @@ class DINOHead(nnx.Module):
         """Return the logits of all prototypes."""
         return self.logits(self.project(x))
 
+    @jax.named_scope("head")
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b z"]:
         """Return the bottleneck's unit vectors."""
         for i in range(1, self.layers + 1):
@@ -104,6 +107,7 @@ class DINOHead(nnx.Module):
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
+    @jax.named_scope("head")
     def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
         """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
         return self.last(z)
@@ -150,11 +154,12 @@ class BatchNormMLP(nnx.Module):
             setattr(
                 self,
                 f"fc{i}",
-                nnx.Linear(inputs, outs, use_bias=False, dtype=jnp.dtype(dtype), kernel_init=start, rngs=rngs),
+                Linear(inputs, outs, use_bias=False, dtype=jnp.dtype(dtype), kernel_init=start, rngs=rngs),
             )
             if i < layers or last_norm:
                 setattr(self, f"norm{i}", BatchNorm(outs, affine=i < layers, dtype=dtype))
 
+    @jax.named_scope("head")
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b z"]:
         """Return the projected features, not normalised to length one."""
         for i in range(1, self.layers + 1):

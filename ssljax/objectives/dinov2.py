@@ -152,12 +152,10 @@ class DINOv2:
         teacher, temperature = state["teacher"], self.teacher_temperature(step)
         tokens = self.teach(teacher["encoder"], seen)
         bottleneck = self.head(teacher["head"], tokens.cls, method="project")
-        targets = self.targets(
-            shard_batch(self.head(teacher["head"], bottleneck, method="logits")), state["center"], temperature
-        )
+        targets = self.targets(self.head(teacher["head"], bottleneck, method="logits"), state["center"], temperature)
         patch_bottleneck = self._patch_head(teacher, tokens.patches, method="project")
         patch_targets = self.targets(
-            shard_batch(self._patch_head(teacher, patch_bottleneck, method="logits")),
+            self._patch_head(teacher, patch_bottleneck, method="logits"),
             state["patch_center"],
             temperature,
             seen.counted,
@@ -218,11 +216,13 @@ class DINOv2:
         places = blocks.places + view[:, None] * blocks.hidden.shape[1]
         return Views(large, small, hidden, places, blocks.counted)
 
+    @jax.named_scope("teacher")
     def teach(self, teacher: Params, seen: Views) -> Tokens:
         """Return the teacher's tokens of the whole global views; no gradient."""
         out = self.encoder(teacher, merge(seen.large))
         return jax.lax.stop_gradient(_tokens(out.cls, out.patches, seen))
 
+    @jax.named_scope("student")
     def study(self, student: Params, seen: Views, key: jax.Array, position: Integer[Array, " b"]) -> Tokens:
         """Return the student's tokens: of the global views, one of them masked, then of the local ones."""
         g, small = seen.large.shape[1], seen.small.shape[1]

@@ -39,6 +39,7 @@ def object_prototypes(
     return jnp.einsum("bkn,bnd->bkd", _of_heads(cls_attention, heads), _concatenate_heads(queries))
 
 
+@jax.named_scope("discover")
 def discover(
     cls_attention: Float[Array, "b h n"],
     queries: Float[Array, "b h n dh"],
@@ -67,6 +68,7 @@ def discover(
     return jnp.einsum("bnk,bnd->bkd", assignment, normalised)
 
 
+@jax.named_scope("track")
 def track(prototypes: Float[Array, "b k d"], keys: Float[Array, "b t h n dh"]) -> Float[Array, "b t k n"]:
     """Return each object's attention over the patches of every frame: softmax(P' K^T / sqrt(d)) (equation 6)."""
     joined = _concatenate_heads(keys)
@@ -206,6 +208,7 @@ class DoRA:
         """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
         return student_and_teacher({"encoder": self.encoder, "head": self.head}, params, state["teacher"])
 
+    @jax.named_scope("teacher")
     def teach(
         self, teacher: Params, large: Float[Array, "b t g g 3"], position: Integer[Array, " b"], key: jax.Array
     ) -> tuple[Float[Array, "b t d"], Bool[Array, "b t k n"]]:
@@ -231,6 +234,7 @@ class DoRA:
             maps = jax.vmap(lambda k: jax.random.uniform(k, (t, self.objects, n)))(keys)
         return jax.lax.stop_gradient((cls, object_masks(maps.astype(jnp.float32), threshold=self.threshold)))
 
+    @jax.named_scope("student")
     def study(
         self,
         student: Params,

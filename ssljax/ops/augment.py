@@ -147,6 +147,7 @@ def photometric(
     return jnp.where(choices[3] < solarise_probability, colour.solarise(image), image)
 
 
+@jax.named_scope("views")
 def clip_views(
     frames: UInt8[Array, "t h w 3"],
     key: Key[Array, ""],
@@ -198,6 +199,7 @@ def clip_views(
     return jax.vmap(global_view)(clip, own[:, 0]), local_views(clip, own[:, 1:])
 
 
+@jax.named_scope("views")
 def image_views(
     image: UInt8[Array, "h w 3"],
     key: Key[Array, ""],
@@ -246,6 +248,7 @@ def image_views(
     )
 
 
+@jax.named_scope("views")
 def crop_view(
     pixels: UInt8[Array, "*t h w 3"],
     key: Key[Array, ""],

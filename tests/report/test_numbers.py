@@ -23,7 +23,7 @@ def test_numbers_are_those_of_the_run(tmp_path):
         {"step": 1, "samples_per_second": 4.0, "data_wait_share": 0.1},
         {"step": 2, "samples_per_second": 2.0, "data_wait_share": 0.3},
     ]
-    record_start(tmp_path, 0, mesh.make_mesh("data=2,fsdp=4"))
+    record_start(tmp_path, 0, mesh.make_mesh("data=2,fsdp=4"), 0.0)
     numbers = run_numbers(tmp_path, build.Restored(config, build.objective(config), state), metrics)
     assert numbers["objective"] == "MAE"
     assert numbers["checkpoint shown"] == "update 2 of 2"
@@ -52,7 +52,7 @@ def test_the_best_checkpoint_kept_is_told_to_another_process(tmp_path):
 def test_starts_are_told_once_each_and_in_order(tmp_path):
     assert read_starts(tmp_path) == []
     for step, layout in enumerate(["data=8", "data=8", "fsdp=8"]):
-        record_start(tmp_path, step, mesh.make_mesh(layout))
+        record_start(tmp_path, step, mesh.make_mesh(layout), 0.0)
     assert [start.split(";")[0] for start in read_starts(tmp_path)] == ["8 × cpu (data=8", "8 × cpu (fsdp=8"]
     assert [json.loads(line)["step"] for line in (tmp_path / "starts.jsonl").read_text().splitlines()] == [0, 1, 2]
 
@@ -65,9 +65,9 @@ def test_a_damaged_record_of_starts_is_named(tmp_path, text):
 
 
 def test_a_start_that_a_kill_cut_is_left_out(tmp_path):
-    record_start(tmp_path, 0, mesh.make_mesh("data=8"))
+    record_start(tmp_path, 0, mesh.make_mesh("data=8"), 0.0)
     path = tmp_path / "starts.jsonl"
     path.write_text(path.read_text() + '{"step": 3, "dev')
     assert len(read_starts(tmp_path)) == 1
-    record_start(tmp_path, 3, mesh.make_mesh("fsdp=8"))
+    record_start(tmp_path, 3, mesh.make_mesh("fsdp=8"), 0.0)
     assert len(read_starts(tmp_path)) == 2
