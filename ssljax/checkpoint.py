@@ -215,8 +215,13 @@ class Checkpoints:
         return self._read(self._existing(step), _STATE, ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
-        """Release the folder; call `wait` before, to learn of failures."""
-        self._manager.close()
+        """Release the folder; call `wait` before, to learn of failures.
+
+        Raises:
+            InputError: A save that nobody waited for cannot be written.
+        """
+        with self._guarded():
+            self._manager.close()
         if self._verifying is not None:
             self._verifying.join()
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh, resident, step
 from ssljax.checkpoint import Checkpoints, Record, check_best_metric
 from ssljax.data import loader
+from ssljax.data.listing import Listing, gather
 from ssljax.errors import InputError
 from ssljax.heartbeat import Heartbeat
 from ssljax.in_flight import InFlight
@@ -50,6 +52,7 @@ def run_updates(
         InputError: The loss is not finite, or a checkpoint cannot be written.
     """
     done, total, size, plain = int(state.step), build.total_steps(config), config.batch_size, build.plain(config)
+    _list_damage(workdir, data, done * size, ends=False)
     batches, finish = _batches(config, data, devices, done * size)
     log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples", work)
     check = functools.partial(_check_update, workdir, _spike_log(config, workdir, done, data), size, data, checkpoints)
@@ -108,6 +111,7 @@ def run_updates(
             log.tell(done)
         if done < total:
             log.bar.write(f"Stopped at update {done} of {total}, saved; the same command continues.", file=sys.stderr)
+    _list_damage(workdir, data, done * size, ends=True)
     return state
 
 
@@ -135,6 +139,19 @@ def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: i
         work=work,
         **config.log.to_dict(),
     )
+
+
+def _list_damage(workdir: Path, data: Any, position: int, *, ends: bool) -> None:
+    """Make one list of what was replaced up to a position, and have the data set go on with it, unless all ends."""
+    if not hasattr(data, "damage"):
+        return
+    path, process = workdir / "damaged.jsonl", jax.process_index()
+    data.damage.listing = None
+    multihost_utils.sync_global_devices("nobody lists damage while the lists are made one")
+    if process == 0:
+        gather(path, "position", position)
+    multihost_utils.sync_global_devices("the lists of damage are one")
+    data.damage.listing = None if ends else Listing(path, "position", process=process)
 
 
 def _spike_log(config: ConfigDict, workdir: Path, start: int, data: Any) -> SpikeLog:
