@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh, resident, step
-from ssljax.checkpoint import Checkpoints, Record, check_best_metric
+from ssljax.ahead import Ahead
+from ssljax.checkpoint import Checkpoints, Record
 from ssljax.data import loader
 from ssljax.data.listing import Listing, gather
 from ssljax.errors import InputError
@@ -25,6 +26,7 @@ from ssljax.in_flight import InFlight
 from ssljax.log import Log
 from ssljax.meter import UNKNOWN, Work
 from ssljax.profile import Profiler, Range
+from ssljax.retention import check_best_metric
 from ssljax.spike_log import SpikeLog
 from ssljax.stop import Stop
 from ssljax.together import Together
@@ -65,7 +67,7 @@ def run_updates(
         with log.meter.paused("saving"):
             checkpoints.save(done, state, Record(done * size, data.checksum, plain), in_flight.newest)
 
-    with log, batches, mesh.Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
+    with log, batches, Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
         heartbeat.other("compiling")
         while done < total and not (stop.asked if together.alone else in_flight.heard(done - _IN_FLIGHT).stop):
             with profiler.update(done + 1):

@@ -14,6 +14,7 @@ from videos import make_video
 from data_prep.images import main
 from data_prep.prepare import Settings, prepare
 from ssljax import mesh
+from ssljax.ahead import Ahead
 from ssljax.data.frames import Frames
 from ssljax.data.images import Images
 from ssljax.data.loader import load
@@ -71,7 +72,7 @@ class Slow(Held):
 
 def take(batches, count, error=None):
     """Return the positions of so many batches, as a loop gets them; or end it with an error after them."""
-    with batches, mesh.Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
+    with batches, Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
         taken = [np.asarray(next(ahead)["position"]).tolist() for _ in range(count)]
         if error is not None:
             raise error
