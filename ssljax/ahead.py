@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.sharding import Mesh
@@ -17,6 +17,7 @@ from ssljax.errors import Stalled
 from ssljax.mesh import to_mesh
 
 _GRACE = 30.0  # seconds: for a batch that is being read while its reader is closed, and before a warning
+_LOOK = 0.2  # seconds between two looks at whether to stop
 
 
 class Ahead(Iterator[Any]):
@@ -40,9 +41,13 @@ class Ahead(Iterator[Any]):
         return not self._queue.empty()
 
     def __next__(self) -> Any:
+        return self.next_unless(lambda: False)
+
+    def next_unless(self, stopped: Callable[[], bool]) -> Any | None:
+        """Return the next batch; None where `stopped` says so while it is waited for."""
         if self._error is not None:
             raise self._error
-        batch = self._get()
+        batch = self._get(stopped)
         if isinstance(batch, BaseException):
             self._error = batch
             raise batch
@@ -78,18 +83,20 @@ class Ahead(Iterator[Any]):
                 raise
             raise Stalled(f"{error} ({stalled})") from error
 
-    def _get(self) -> Any:
-        if self._timeout is None:
-            return self._queue.get()
-        first = min(_GRACE, self._timeout / 10)
-        with contextlib.suppress(queue.Empty):
-            return self._queue.get(timeout=first)
-        if not self._warned:
-            self._warned = True
-            print(f"ssljax: waiting for data for {first:g} s so far: {self._source.reading()}.", file=sys.stderr)
-        with contextlib.suppress(queue.Empty):
-            return self._queue.get(timeout=self._timeout - first)
-        return self._stalled(self._timeout)
+    def _get(self, stopped: Callable[[], bool]) -> Any | None:
+        began, limit = time.monotonic(), self._timeout or math.inf
+        first = min(_GRACE, limit / 10)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=min(_LOOK, first))
+            if stopped():
+                return None
+            waited = time.monotonic() - began
+            if waited >= limit:
+                return self._stalled(limit)
+            if waited >= first and self._timeout and not self._warned:
+                self._warned = True
+                print(f"ssljax: waiting for data for {first:g} s so far: {self._source.reading()}.", file=sys.stderr)
 
     def _stalled(self, seconds: float) -> Stalled:
         self._source.abandon()

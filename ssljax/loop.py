@@ -74,7 +74,9 @@ def run_updates(
                 if not ahead.ready:
                     in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
                 asked = time.monotonic()
-                batch = next(ahead)
+                batch = ahead.next_unless(lambda: stop.asked and together.alone)
+                if batch is None:
+                    break
                 said = together.say(stop=stop.asked, busy=checkpoints.busy, waited=time.monotonic() - asked)
                 compiling = contextlib.nullcontext() if in_flight.any else log.meter.paused()  # which the first does
                 with compiling, jax.transfer_guard("disallow"):  # all that an update reads is on the devices already

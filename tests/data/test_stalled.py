@@ -101,6 +101,17 @@ def test_a_slow_batch_is_warned_of_once(capsys):
     assert capsys.readouterr().err == told
 
 
+def test_who_waits_can_be_stopped():
+    held = Held(13)
+    batches = load(held, rows=range(8), batch_size=8)
+    asked = []
+    with batches, Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
+        next(ahead)
+        assert ahead.next_unless(lambda: asked.append(0) or len(asked) > 2) is None
+        held.go.set()
+        assert np.asarray(next(ahead)["position"]).tolist() == list(range(8, 16))
+
+
 def test_closing_does_not_wait_for_ever():
     """Another error, or the end, while a batch that is read ahead does not come."""
     for error in (None, RuntimeError("the loss is bad")):
