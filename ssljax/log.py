@@ -150,8 +150,8 @@ class Log:
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:
-            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
             spent = {name + _SECONDS: seconds for name, seconds in self.meter.spent().items()}
+            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
             self._file.write(json.dumps({"step": step, **finite, **spent}) + "\n")
         if self._tensorboard is not None:
             for name, value in line.items():
