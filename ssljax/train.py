@@ -20,7 +20,7 @@ from ssljax.export import initial
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.profile import Range, check_range
-from ssljax.starts import record_start
+from ssljax.starts import forget_starts, record_start
 from ssljax.utilisation import work_of
 
 
@@ -103,6 +103,8 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
     multihost_utils.sync_global_devices("the run's folder is checked by all before one writes it")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists() and configuration.differences(json.loads(path.read_text()), config):
+            forget_starts(workdir)  # they were those of another run, which got nowhere
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=2) + "\n")
         temporary.replace(path)
