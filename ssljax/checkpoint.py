@@ -1,21 +1,28 @@
-"""Checkpoints of a run: state, position in the data, config and format version, written by orbax."""
+"""Checkpoints of a run: state, position in the data, config and format version, written by orbax and verified."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
+from ssljax import retention, verification
 from ssljax.errors import InputError
+from ssljax.retention import Retention
 
 FORMAT = 1
 _STATE, _RECORD = "state", "record"
+_NONE, _ALL_DAMAGED = -1, -2  # in place of a step
 
 
 class Record(NamedTuple):
@@ -57,7 +64,15 @@ def _without_warnings() -> Iterator[None]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, written in the background under a temporary name and renamed when complete."""
+    """The checkpoints of one run, written in the background under a temporary name and renamed when complete.
+
+    A thread of the first process then notes their checksums, and only after that are older ones removed. Opening the
+    folder compares the newest one with them: a damaged one is moved to `damaged/` and the one before it takes its
+    place, in all processes, which must share the folder.
+
+    Attributes:
+        blocked_seconds: For which `save` has kept its caller waiting so far.
+    """
 
     def __init__(
         self,
@@ -67,6 +82,7 @@ class Checkpoints:
         best_metric: str = "",
         best_mode: str = "min",
         keep_best: int = 1,
+        share: float = 1.0,
         read_only: bool = False,
     ) -> None:
         """Open or create the folder.
@@ -77,54 +93,63 @@ class Checkpoints:
             best_metric: Name of a metric by which more are kept, of those saved with it; none by default.
             best_mode: "min" or "max": which value of it is the best.
             keep_best: How many of the best are kept.
-            read_only: Nothing is saved and nothing removed, so that the run may go on writing meanwhile.
+            share: The part of the time for which `save` may keep its caller waiting before this is `busy`; 1 for never.
+            read_only: Nothing is saved, moved or removed, so that the run may go on writing meanwhile.
 
         Raises:
-            InputError: `best_mode` is neither.
+            InputError: `best_mode` is neither, or all checkpoints are damaged.
         """
         if best_mode not in ("min", "max"):
             raise InputError(f'checkpoint.best_mode is {best_mode!r}; give "min" or "max".')
-        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
-        worst = math.inf if best_mode == "min" else -math.inf  # what was saved when another metric ranked
-        rank = (lambda metrics: metrics.get(best_metric, worst)) if best_metric else None
-        if best_metric:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=rank,
-                    reverse=best_mode == "min",
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._directory, self._read_only = directory.absolute(), read_only
+        self._retention, self._share = Retention(keep, best_metric, best_mode, keep_best), share
+        self._pending: int | None = None
+        self._trusted: set[int] = set()
+        self._verifying: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self.blocked_seconds, self._opened = 0.0, time.monotonic()
+        if not read_only and jax.process_index() == 0:
+            retention.remove_leftovers(self._directory)
+        self._newest = None if read_only else self._find()
         options = ocp.CheckpointManagerOptions(
-            best_fn=rank,  # without it no metric is stored, and the next process would forget the best
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=(lambda metrics: metrics[best_metric]) if best_metric else None,  # without it no metric is stored
             enable_async_checkpointing=True,
             # A reader that cleaned up would remove what the run is writing.
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
+            lightweight_initialize=True,  # else one damaged metric would keep all from being opened
         )
-        self._directory = directory.absolute()
-        self._best_metric = best_metric
         with _without_warnings() if read_only else contextlib.nullcontext():
             self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=(_STATE, _RECORD))
 
     def latest(self) -> int | None:
-        """Return the newest complete checkpoint's step, None where there is none."""
-        return self._manager.latest_step()
+        """Return the newest sound checkpoint's step, None where there is none.
 
-    @property
-    def busy(self) -> bool:
-        """Whether a save would have to wait for the one under way; does not wait itself."""
-        return self._manager.is_saving_in_progress()
+        Raises:
+            InputError: All checkpoints are damaged.
+        """
+        if self._newest is None and self._read_only:
+            self._newest = self._find()
+        return self._newest
 
     def best(self) -> tuple[int, float] | None:
         """Return the step and the metric of the best checkpoint kept; None without a metric that ranks them."""
-        step = self._manager.best_step() if self._best_metric else None
-        metrics = self._manager.metrics(step) if step is not None else None
-        return None if step is None or not metrics else (step, float(metrics[self._best_metric]))
+        ranked = self._retention.ranked(self._directory, verification.steps_in(self._directory))
+        return ranked[0] if ranked else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save now would wait for the one before, or saving took more than its share; asking takes no time.
+
+        The share is of the time since the folder was opened.
+        """
+        if self._share >= 1:
+            return False
+        if self._manager.is_saving_in_progress() or (self._verifying is not None and self._verifying.is_alive()):
+            return True
+        return self.blocked_seconds > self._share * (time.monotonic() - self._opened)
 
     def save(self, step: int, state: Any, record: Record, metrics: Mapping[str, float]) -> None:
         """Start to save; the arrays may be donated once this returns. Does nothing where `step` is already saved.
@@ -134,17 +159,21 @@ class Checkpoints:
         Raises:
             InputError: This save, or the one before it, cannot be written; older checkpoints are intact.
         """
-        if step in self._manager.all_steps():
+        if step in (self._pending, self._newest):
             return
-        items = ocp.args.Composite(
-            **{
-                _STATE: ocp.args.StandardSave(state),
-                _RECORD: ocp.args.JsonSave({"format": FORMAT, **record._asdict()}),
-            }
-        )
-        value = metrics.get(self._best_metric, math.nan)
-        kept = {self._best_metric: value} if math.isfinite(value) else None
-        self._guarded(lambda: self._manager.save(step, args=items, metrics=kept, force=True))
+        began = time.monotonic()
+        self.wait()
+        stored = ocp.args.JsonSave({"format": FORMAT, **record._asdict()})
+        items = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _RECORD: stored})
+        ranking = self._retention.best_metric
+        kept = {ranking: metrics[ranking]} if math.isfinite(metrics.get(ranking, math.nan)) else None
+        with self._guarded():
+            self._manager.save(step, args=items, metrics=kept, force=True)
+        self._pending = step
+        if jax.process_index() == 0:
+            self._verifying = threading.Thread(target=self._verify, args=(step,), name="verify", daemon=True)
+            self._verifying.start()
+        self.blocked_seconds += time.monotonic() - began
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -152,10 +181,17 @@ class Checkpoints:
         Raises:
             InputError: The save under way cannot be written; older checkpoints are intact.
         """
-        self._guarded(self._manager.wait_until_finished)
+        with self._guarded():
+            self._manager.wait_until_finished()
+            if self._verifying is not None:
+                self._verifying.join()
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+        self._newest = self._newest if self._pending is None else self._pending
 
     def record(self, step: int | None = None) -> tuple[int, Record]:
-        """Return the step and the record of a checkpoint, the newest by default.
+        """Return the step and the record of a checkpoint, the newest sound one by default.
 
         Raises:
             InputError: There is no such checkpoint, it is damaged, or a newer version of this package wrote it.
@@ -181,41 +217,81 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder; call `wait` before, to learn of failures."""
         self._manager.close()
+        if self._verifying is not None:
+            self._verifying.join()
+
+    def _find(self) -> int | None:
+        """Return the newest sound step: the first process moves damaged newer ones aside, and tells the others."""
+        step, reason = _NONE, ""
+        if self._read_only or jax.process_index() == 0:
+            found, reason = verification.newest_sound(self._directory, read_only=self._read_only)
+            step = found if found is not None else _ALL_DAMAGED if reason else _NONE
+        if not self._read_only:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step == _ALL_DAMAGED:
+            raise InputError(
+                f"All checkpoints in {self._directory} are damaged{f' ({reason})' if reason else ''} and were left as "
+                "they are: restore one from a copy, or train in another --workdir."
+            )
+        return None if step == _NONE else step
+
+    def _verify(self, step: int) -> None:
+        """In a thread: note the checksums of what was written, and remove what need not be kept beside it."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            return  # raised where somebody waits for it, too
+        try:
+            verification.write_checksums(self._directory / str(step))
+            self._retention.remove_others(self._directory, step)
+        except Exception as error:  # raised by `wait`
+            self._failure = error
 
     def _existing(self, step: int | None) -> int:
-        steps = self._manager.all_steps()
-        if not steps:
-            raise InputError(f"{self._directory} holds no complete checkpoint; train first, or give another --workdir.")
-        if step is not None and step not in steps:
-            raise InputError(
-                f"{self._directory} holds no checkpoint of step {step}; give one of "
-                f"{', '.join(map(str, sorted(steps)))}."
-            )
-        return max(steps) if step is None else step
+        if step is None:
+            newest = self.latest()
+            if newest is None:
+                raise InputError(
+                    f"{self._directory} holds no complete checkpoint; train first, or give another --workdir."
+                )
+            return newest
+        steps = verification.steps_in(self._directory)
+        if step not in steps:
+            known = ", ".join(map(str, steps)) or "another --workdir"
+            raise InputError(f"{self._directory} holds no checkpoint of step {step}; give one of {known}.")
+        if step not in self._trusted and step != self._newest:
+            reason = verification.fault(self._directory / str(step))
+            if reason is not None:
+                raise self._unreadable(step, reason)
+            self._trusted.add(step)
+        return step
 
     def _read(self, step: int, item: str, args: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except Exception as error:
-            folder = self._directory / str(step)
-            if not folder.is_dir():
-                raise InputError(
-                    f"{folder} was removed while it was read, as a run does that goes on; run the same command again."
-                ) from error
-            others = ", ".join(str(other) for other in sorted(self._manager.all_steps()) if other != step)
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{folder} cannot be read ({type(error).__name__}: {reason}); the run's other checkpoints: "
-                f"{others or 'none'}. To go on from another, move this one away."
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise self._unreadable(step, reason) from error
 
-    def _guarded(self, write: Any) -> None:
+    def _unreadable(self, step: int, reason: str) -> InputError:
+        folder = self._directory / str(step)
+        if not folder.is_dir():
+            return InputError(
+                f"{folder} was removed while it was read, as a run does that goes on; run the same command again."
+            )
+        others = ", ".join(str(other) for other in verification.steps_in(self._directory) if other != step)
+        return InputError(
+            f"{folder} cannot be read ({reason}); the run's other checkpoints: {others or 'none'}. To go on from "
+            "another, move this one away."
+        )
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            write()
+            yield
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            intact = self._manager.latest_step()
-            older = f"that of step {intact} is intact" if intact is not None else "no older one exists"
+            older = f"that of step {self._newest} is intact" if self._newest is not None else "no older one exists"
             raise InputError(
                 f"A checkpoint could not be written to {self._directory} ({type(error).__name__}: {reason}); {older}: "
                 "free space or mend the folder, and run the same command again."

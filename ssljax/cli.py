@@ -1,7 +1,7 @@
 """`ssljax VERB`: the command line.
 
 Exit code 0 when all went well, 2 with one line on standard error on bad input, 75 when a run was asked to stop and has
-saved.
+saved, 1 when it died otherwise: of data that do not come, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ssljax.arguments import parser as arguments_of_verbs
-from ssljax.errors import InputError
+from ssljax.errors import InputError, Stalled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +58,8 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
             raise SystemExit(processes.STOPPED)
     except BaseException as error:
-        if several and not (isinstance(error, SystemExit) and error.code == processes.STOPPED):
+        stopped = isinstance(error, SystemExit) and error.code == processes.STOPPED
+        if (several and not stopped) or isinstance(error, Stalled):
             processes.end_at_once(error)
         raise
 

@@ -33,8 +33,9 @@ def base() -> ConfigDict:
     config.init_from = ""
     config.mesh = ""
     config.deterministic = False
-    config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16))
-    config.checkpoint = ConfigDict(dict(every=1000, keep=2, best_metric="", best_mode="min", keep_best=1))
+    config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16, timeout=240.0))
+    best = dict(best_metric="", best_mode="min", keep_best=1)
+    config.checkpoint = ConfigDict(dict(every=1000, keep=2, share=0.05) | best)
     config.evaluate = evaluate()
     config.watch = ConfigDict(dict(update=300.0, other=3600.0))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))

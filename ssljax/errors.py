@@ -6,3 +6,10 @@ class InputError(ValueError):
 
     The command line prints the sentence and exits with code 2; a program may catch it as a ValueError.
     """
+
+
+class Stalled(InputError):
+    """Data that do not come, although nothing says that they are bad: the same command may succeed later.
+
+    A thread still waits for them, which nothing can interrupt, so the command line ends at once, with code 1.
+    """

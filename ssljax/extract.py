@@ -19,7 +19,7 @@ from ssljax.data.inputs import Input, Item, find_inputs
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_pool, encode, pooled, vectors
 from ssljax.feature_files import Columns, Rows, check_output, writing
-from ssljax.mesh import local_rows, make_mesh, to_mesh
+from ssljax.mesh import batch_parts, local_rows, make_mesh, to_mesh
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
 from ssljax.pretrained import Pretrained, load
@@ -96,7 +96,8 @@ def extract(
         raise _nothing(inputs, damaged)
     columns = _columns(pretrained, found, patches, attention, pool, dtype)
     devices, total = make_mesh(), sum(each.total for each in found)
-    batch_size = -(-min(batch_size, total) // devices.size) * devices.size
+    parts = batch_parts(devices)
+    batch_size = -(-min(batch_size, total) // parts) * parts
     items = itertools.chain.from_iterable(each.items() for each in found)
     with (
         jax.set_mesh(devices),

@@ -12,13 +12,15 @@ from ssljax.errors import InputError
 from ssljax.log import Log, is_finite
 from ssljax.together import Heard, Together
 
+_NOTHING = Heard(stop=False, busy=False, waited=(0.0,))
+_REMEMBERED = 8
+
 
 class InFlight:
     """The updates that the devices were given and that are not logged yet.
 
     Attributes:
         newest: The metrics of the newest update that was logged.
-        heard: What all processes said with it.
     """
 
     def __init__(self, log: Log, together: Together, bad_loss: Callable[[int, float], str]) -> None:
@@ -27,7 +29,7 @@ class InFlight:
         self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
         self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
         self.newest: dict[str, float] = {}
-        self.heard = Heard(stop=False, busy=False, waited=(0.0,))
+        self._heard: dict[int, Heard] = {}
 
     @property
     def any(self) -> bool:
@@ -51,8 +53,16 @@ class InFlight:
             ended = self._ended.popleft() if self._ended else self._log.meter.now()
             if not is_finite(self.newest):
                 raise InputError(self._bad_loss(number, self.newest["loss"]))
-            self.heard = self._together.hear(said)
-            self._log.update(number, self.newest, self.heard.waited, ended)
+            heard = self._heard[number] = self._together.hear(said)
+            self._heard.pop(number - _REMEMBERED, None)
+            self._log.update(number, self.newest, heard.waited, ended)
+
+    def heard(self, number: int) -> Heard:
+        """Return what all processes said with an update that is settled, one of the newest; nothing if there was none.
+
+        Processes settle the same updates at different times, so what is decided together asks for one by its number.
+        """
+        return self._heard.get(number, _NOTHING)
 
     def _look(self) -> None:
         """Note the time for the updates that ended since the last look: some are logged only much later."""

@@ -27,6 +27,9 @@ COUNTS = (
 )
 """Keys of every config whose values must be at least 1."""
 
+ABOVE_0 = ("checkpoint.share", "loader.timeout")
+"""Keys of every config whose values must be more than 0."""
+
 SECONDS = ("watch.update", "watch.other")
 """Keys of every config whose values must be at least 1 second."""
 
@@ -48,9 +51,13 @@ def check_numbers(config: ConfigDict) -> None:
             raise InputError(f"config.{name} is {value}; give at least {int(name.endswith('size'))}.")
     for least, names in ((1, COUNTS), (1, SECONDS), (0, NUMBERS)):
         for name in names:
-            value = functools.reduce(lambda part, key: part[key], name.split("."), config)
+            value = _value(config, name)
             if not value >= least:
                 raise InputError(f"config.{name} is {value}; give at least {least}.")
+    for name in ABOVE_0:
+        value = _value(config, name)
+        if not value > 0:
+            raise InputError(f"config.{name} is {value}; give more than 0.")
     if config.seed >= 2**32:  # JAX would take its last 32 bits
         raise InputError(f"config.seed is {config.seed}; give a number below {2**32}.")
     if build.total_steps(config) * config.batch_size >= loader.POSITIONS:
@@ -58,6 +65,10 @@ def check_numbers(config: ConfigDict) -> None:
             f"config.epochs times config.samples_per_epoch is {config.epochs * config.samples_per_epoch}; a run reads "
             f"fewer than {loader.POSITIONS} samples."
         )
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+    return functools.reduce(lambda part, key: part[key], name.split("."), config)
 
 
 def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

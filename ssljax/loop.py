@@ -61,7 +61,7 @@ def run_updates(
 
     with log, batches, mesh.Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
         heartbeat.other("compiling")
-        while done < total and not (stop.asked if together.alone else in_flight.heard.stop):
+        while done < total and not (stop.asked if together.alone else in_flight.heard(done - _IN_FLIGHT).stop):
             with profiler.update(done + 1):
                 if not ahead.ready:
                     in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
@@ -91,7 +91,9 @@ def run_updates(
             profiler.after(done)
             due |= done % config.checkpoint.every == 0 and done < total
             ranked = bool(config.checkpoint.best_metric) and evaluation.due(done, total)  # later it would have no rank
-            if due and (ranked or not (checkpoints.busy if together.alone else in_flight.heard.busy)):
+            if due and (
+                ranked or not (checkpoints.busy if together.alone else in_flight.heard(done - _IN_FLIGHT).busy)
+            ):
                 save()
                 due = False
         heartbeat.other("saving")

@@ -5,44 +5,82 @@ from __future__ import annotations
 import contextlib
 import math
 import queue
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
-from ssljax.errors import InputError
+from ssljax.errors import InputError, Stalled
 
-AXES = ("data", "fsdp")
-BATCH = P(AXES)
-"""The batch is split over both axes: `fsdp` shards parameters, not work."""
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+BATCH = P(BATCH_AXES)
+"""The batch is split over these axes: `fsdp` shards parameters, not work. Along `tensor` devices share samples."""
+
+_TENSOR = {("mlp", "fc1", "kernel"): -1, ("mlp", "fc2", "kernel"): -2, ("last", "kernel"): -1}
+"""The axis that `tensor` splits, by the end of a parameter's name: hidden units of blocks' MLPs, and prototypes."""
 
 
 def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
-    """Return a mesh over all devices with the axes `data` and `fsdp`.
+    """Return a mesh over all devices with the axes `data`, `fsdp` and `tensor`.
+
+    Neighbours along the last axes are neighbours in the machine. Where the devices form several slices, whose network
+    is slower than what connects the devices of one, whole slices lie along `data`, or else along `fsdp`.
 
     Args:
-        layout: Sizes as in "fsdp=8" or "data=2,fsdp=4"; `data` takes the devices that are left.
+        layout: Sizes as in "fsdp=8" or "data=2,fsdp=4,tensor=2"; `data` takes the devices that are left.
         devices: The devices; all of the run's by default.
 
     Raises:
-        InputError: An unknown axis, or sizes that do not multiply to the number of devices.
+        InputError: An unknown axis, or sizes that do not multiply to the number of devices or do not fit the slices.
     """
     devices = jax.devices() if devices is None else devices
+    shape = _sizes(layout, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, devices=devices, axis_types=types)
+    split = next((axis for axis in range(2) if shape[axis] % slices == 0), None)
+    if split is None:
+        raise InputError(
+            f"mesh {layout!r} makes data={shape[0]} and fsdp={shape[1]}, but the devices form {slices} slices; give a "
+            f"multiple of {slices} for one of them."
+        )
+    outer = tuple(slices if axis == split else 1 for axis in range(len(AXES)))
+    inner = tuple(size // parts for size, parts in zip(shape, outer, strict=True))
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices), AXES, axis_types=types)
+
+
+def _sizes(layout: str, count: int) -> tuple[int, int, int]:
+    """Return the sizes of the axes on so many devices."""
     sizes: dict[str, int] = {}
     for part in filter(None, layout.replace(" ", "").split(",")):
         name, _, size = part.partition("=")
         if name not in AXES or not size.isdigit() or int(size) < 1 or name in sizes:
-            raise InputError(f'mesh is {layout!r}; give sizes of the axes {" and ".join(AXES)}, as in "data=2,fsdp=4".')
+            raise InputError(
+                f'mesh is {layout!r}; give sizes of the axes {", ".join(AXES[:-1])} and {AXES[-1]}, as in "fsdp=8" or '
+                '"data=2,fsdp=4".'
+            )
         sizes[name] = int(size)
-    fsdp = sizes.get("fsdp", 1)
-    data = sizes.get("data", len(devices) // fsdp)
-    if data * fsdp != len(devices):
-        raise InputError(f"mesh {layout!r} needs {max(data, 1) * fsdp} devices, but there are {len(devices)}.")
-    return jax.make_mesh((data, fsdp), AXES, devices=devices, axis_types=(AxisType.Auto,) * 2)
+    fsdp, tensor = sizes.get("fsdp", 1), sizes.get("tensor", 1)
+    data = sizes.get("data", count // (fsdp * tensor))
+    if data * fsdp * tensor != count:
+        raise InputError(f"mesh {layout!r} needs {max(data, 1) * fsdp * tensor} devices, but there are {count}.")
+    return data, fsdp, tensor
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Return into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
@@ -51,10 +89,12 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     Raises:
         InputError: It does not.
     """
-    if batch_size % (accumulate * mesh.size):
+    parts = batch_parts(mesh)
+    if batch_size % (accumulate * parts):
+        shared = f" ({mesh.size // parts} of which share each sample)" if parts < mesh.size else ""
         raise InputError(
-            f"batch_size {batch_size} does not divide into {accumulate} micro-batch(es) over {mesh.size} devices; "
-            f"give a multiple of {accumulate * mesh.size}."
+            f"batch_size {batch_size} does not divide into {accumulate} micro-batch(es) over {mesh.size} devices"
+            f"{shared}; give a multiple of {accumulate * parts}."
         )
 
 
@@ -66,9 +106,62 @@ def shard_batch(x: Any) -> Any:
     return _constrain(x, BATCH)
 
 
+def shard_features(x: Any) -> Any:
+    """Constrain `x` [b, ..., c] to be split by the batch and, along c, over `tensor`: logits of many prototypes.
+
+    A vector [c] has no batch; a c that does not divide is not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    last = "tensor" if x.shape[-1] % mesh.shape["tensor"] == 0 else None
+    return _constrain(x, P(*[BATCH_AXES, *[None] * (x.ndim - 2)][: x.ndim - 1], last))
+
+
 def replicate(x: Any) -> Any:
-    """Constrain `x` to be whole on every device: how one layer's weights are gathered when they are used."""
+    """Constrain `x` to be whole on every device."""
     return _constrain(x, P())
+
+
+GATHERED = "gathered"
+"""The name by which `gather` marks weights, so that rematerialisation can gather them again instead of keeping them."""
+
+
+def gather(weights: Any, name: str = "") -> Any:
+    """Constrain weights to be whole but for their split over `tensor`: how one layer's are gathered for their use.
+
+    Args:
+        weights: A tree of them, or one.
+        name: What stands before their names in the tree, as in "last/kernel".
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return weights
+    tensor = mesh.shape["tensor"]
+
+    def rule(path: Any, leaf: Array) -> Array:
+        spec: list[str | None] = [None] * leaf.ndim
+        axis = _tensor_axis([*name.split("/"), *path], leaf.shape)
+        if axis is not None and leaf.shape[axis] % tensor == 0:
+            spec[axis] = "tensor"
+        return checkpoint_name(_constrain(leaf, P(*spec)), GATHERED)
+
+    return jax.tree_util.tree_map_with_path(rule, weights)
+
+
+def is_gathering() -> bool:
+    """Return whether the mesh of the computation being traced splits weights over `fsdp`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape.get("fsdp", 1) > 1
+
+
+def _tensor_axis(path: Any, shape: Sequence[int]) -> int | None:
+    """Return the axis of a parameter that `tensor` splits, by the end of its path; None where it is none."""
+    names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+    for end, axis in _TENSOR.items():
+        if names[-len(end) :] == end and len(shape) >= 2:
+            return len(shape) + axis
+    return None
 
 
 def _constrain(x: Any, spec: P) -> Any:
@@ -80,20 +173,27 @@ def _constrain(x: Any, spec: P) -> Any:
 def shardings(tree: Any, mesh: Mesh, *, min_size: int = 2**14) -> Any:
     """Return the sharding of every leaf of a train state: the one rule of this codebase.
 
-    A matrix of at least `min_size` elements is split over `fsdp` along its largest axis that divides; the layer axis
-    of stacked blocks is never split, so that a scan over layers slices locally. Vectors (biases, norms, the centre)
-    are whole everywhere. Optimiser moments and the teacher have their parameter's shape and name, so they follow it.
+    A matrix of at least `min_size` elements is split over `tensor` along its hidden units or prototypes, where its name
+    says that it has such, and over `fsdp` along the largest axis that is left and divides; the layer axis of stacked
+    blocks is never split, so that a scan over layers slices locally. Vectors (biases, norms, the centre) are whole
+    everywhere. Optimiser moments and the teacher have their parameter's shape and name, so they follow it.
     """
-    parts = mesh.shape["fsdp"]
 
     def rule(path: Any, leaf: Any) -> NamedSharding:
         stacked = any(getattr(key, "key", None) == "blocks" for key in path)
-        axes = range(1 if stacked else 0, len(leaf.shape))
-        splittable = [axis for axis in axes if leaf.shape[axis] % parts == 0]
-        if len(axes) < 2 or math.prod(leaf.shape) < min_size or not splittable or parts == 1:
+        axes = list(range(1 if stacked else 0, len(leaf.shape)))
+        spec: list[str | None] = [None] * len(leaf.shape)
+        if len(axes) < 2 or math.prod(leaf.shape) < min_size:
             return NamedSharding(mesh, P())
-        largest = max(splittable, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, P(*["fsdp" if axis == largest else None for axis in range(len(leaf.shape))]))
+        axis = _tensor_axis(path, leaf.shape)
+        if axis is not None and mesh.shape["tensor"] > 1 and leaf.shape[axis] % mesh.shape["tensor"] == 0:
+            spec[axis] = "tensor"
+            axes.remove(axis)
+        parts = mesh.shape["fsdp"]
+        splittable = [axis for axis in axes if leaf.shape[axis] % parts == 0]
+        if splittable and parts > 1:
+            spec[max(splittable, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        return NamedSharding(mesh, P(*spec) if any(spec) else P())
 
     return jax.tree_util.tree_map_with_path(rule, tree)
 
@@ -114,16 +214,21 @@ def to_mesh(mesh: Mesh, batch: Any, batch_size: int) -> Any:
     return jax.tree.map(put, batch)
 
 
+_GRACE = 30.0  # seconds: for a batch that is being read while its reader is closed, and before a warning
+
+
 class Ahead(Iterator[Any]):
     """Batches on the mesh, moved there by a thread while updates run: at most two of them wait for their update.
 
-    An error of the source takes the place of its batch, and stays. Close it before its source.
+    An error of the source takes the place of its batch, and stays. Close it before its source. If that has a `timeout`
+    (seconds), a batch that does not come for so long is an error, which tells what `reading()` of the source says.
     """
 
-    def __init__(self, mesh: Mesh, batches: Iterator[Any], batch_size: int):
+    def __init__(self, mesh: Mesh, batches: Any, batch_size: int):
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=1)  # and one is in the thread's hand
         self._error: BaseException | None = None
         self._closed = threading.Event()
+        self._source, self._timeout, self._warned = batches, getattr(batches, "timeout", None), False
         self._thread = threading.Thread(target=self._move, args=(mesh, batches, batch_size), daemon=True)
         self._thread.start()
 
@@ -135,26 +240,61 @@ class Ahead(Iterator[Any]):
     def __next__(self) -> Any:
         if self._error is not None:
             raise self._error
-        batch = self._queue.get()
+        batch = self._get()
         if isinstance(batch, BaseException):
             self._error = batch
             raise batch
         return batch
 
     def close(self) -> None:
-        """Stop the thread, which ends with the batch that it is reading."""
+        """Stop the thread, which ends with the batch that it is reading.
+
+        Raises:
+            Stalled: That does not come.
+        """
+        if isinstance(self._error, Stalled):  # told already; nothing waits for the thread any more
+            return
         self._closed.set()
         self._error = self._error or ValueError("the batches are closed")
+        end = time.monotonic() + min(_GRACE, self._timeout or math.inf)
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
                 self._queue.get_nowait()  # what it waits to hand over
             self._thread.join(0.01)
+            if self._timeout and time.monotonic() > end:
+                self._error = self._stalled(min(_GRACE, self._timeout))
+                raise self._error
 
     def __enter__(self) -> Ahead:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        try:
+            self.close()
+        except Stalled as stalled:
+            if error is None:
+                raise
+            raise Stalled(f"{error} ({stalled})") from error
+
+    def _get(self) -> Any:
+        if self._timeout is None:
+            return self._queue.get()
+        first = min(_GRACE, self._timeout / 10)
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get(timeout=first)
+        if not self._warned:
+            self._warned = True
+            print(f"ssljax: waiting for data for {first:g} s so far: {self._source.reading()}.", file=sys.stderr)
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get(timeout=self._timeout - first)
+        return self._stalled(self._timeout)
+
+    def _stalled(self, seconds: float) -> Stalled:
+        self._source.abandon()
+        return Stalled(
+            f"No data came for {seconds:g} s: {self._source.reading()}; look at the disk or network that holds it, or "
+            "raise config.loader.timeout, and run the same command again."
+        )
 
     def _move(self, mesh: Mesh, batches: Iterator[Any], batch_size: int) -> None:
         try:

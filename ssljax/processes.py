@@ -9,7 +9,7 @@ import traceback
 
 import jax
 
-from ssljax.errors import InputError
+from ssljax.errors import InputError, Stalled
 
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, "try again"."""
@@ -59,7 +59,7 @@ def end_at_once(error: BaseException) -> None:
     """
     if isinstance(error, InputError):
         print(f"ssljax: {error}", file=sys.stderr)
-        code = 2
+        code = 1 if isinstance(error, Stalled) else 2
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
         code = error.code
     elif isinstance(error, KeyboardInterrupt):

@@ -34,11 +34,12 @@ def check_memory(plans: Plans, mesh: Mesh) -> None:
     Raises:
         InputError: Its part takes more than 60 % of the memory of a device that tells how much it has.
     """
-    need = -(-plans.frames // mesh.size) * math.prod(plans.shape)
+    parts = meshes.batch_parts(mesh)
+    need = -(-plans.frames // parts) * math.prod(plans.shape)
     limit = min(_limits(mesh), default=math.inf)
     if need > _SHARE * limit:
         raise InputError(
-            f"data.source=device needs {need / 1e9:.1f} GB on each of {mesh.size} device(s) for {plans.frames} frames "
+            f"data.source=device needs {need / 1e9:.1f} GB on each of {parts} device(s) for {plans.frames} frames "
             f"of {plans.width}x{plans.height}, more than {_SHARE:.0%} of its {limit / 1e9:.1f} GB: prepare with larger "
             "--every or a smaller --short-side, shorten data.seconds, use more devices, or data.source=records"
         )
@@ -60,7 +61,8 @@ def load(plans: Plans, mesh: Mesh) -> UInt8[Array, "n r w"]:
         InputError: A frame is damaged, which is named.
     """
     sharding = NamedSharding(mesh, meshes.BATCH)
-    shape = (-(-plans.frames // mesh.size) * mesh.size, *plans.shape)
+    parts = meshes.batch_parts(mesh)
+    shape = (-(-plans.frames // parts) * parts, *plans.shape)
     places = sharding.addressable_devices_indices_map(shape)
     spans = {device: index[0].indices(shape[0])[:2] for device, index in places.items() if index is not None}
     shards = []
@@ -120,23 +122,24 @@ def cut_windows(
         size: Of the square canvas.
         antialias: Whether the filter widens when shrinking.
     """
-    rows, length = numbers.shape[0] // mesh.size, numbers.shape[1]
-    most = max(1, _AT_ONCE // (mesh.size * length))
+    parts = meshes.batch_parts(mesh)
+    rows, length = numbers.shape[0] // parts, numbers.shape[1]
+    most = max(1, _AT_ONCE // (parts * length))
     together = max(k for k in range(1, rows + 1) if rows % k == 0 and k <= most)
 
     def split(x: Array) -> Array:
         """[b, ...] -> [chunks, devices, together, ...]"""
-        x = x.reshape(mesh.size, rows // together, together, x.shape[1])
+        x = x.reshape(parts, rows // together, together, x.shape[1])
         return jnp.swapaxes(x, 0, 1)
 
     def local(planes: Array, numbers: Array, boxes: Array) -> Array:
-        numbers = numbers - jax.lax.axis_index(meshes.AXES) * planes.shape[0]
+        numbers = numbers - jax.lax.axis_index(meshes.BATCH_AXES) * planes.shape[0]
 
         def chunk(part: tuple[Array, Array]) -> Array:
             flat, each = part[0].reshape(-1), jnp.repeat(part[1].reshape(-1, 4), length, axis=0)
             crops = _cut_own(planes, flat, each, size, antialias)
-            crops = crops.reshape(mesh.size, together, length, size, size, 3)
-            return jax.lax.psum_scatter(crops, meshes.AXES, scatter_dimension=0)
+            crops = crops.reshape(parts, together, length, size, size, 3)
+            return jax.lax.psum_scatter(crops, meshes.BATCH_AXES, scatter_dimension=0)
 
         windows = jax.lax.map(chunk, (split(numbers), split(boxes)))
         return windows.reshape(rows, length, size, size, 3)

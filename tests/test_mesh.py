@@ -13,13 +13,23 @@ from ssljax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("layout", "shape"), [("", (8, 1)), ("fsdp=8", (1, 8)), ("fsdp=4", (2, 4)), ("data=4,fsdp=2", (4, 2))]
+    ("layout", "shape"),
+    [
+        ("", (8, 1, 1)),
+        ("fsdp=8", (1, 8, 1)),
+        ("fsdp=4", (2, 4, 1)),
+        ("data=4,fsdp=2", (4, 2, 1)),
+        ("tensor=2", (4, 1, 2)),
+        ("data=2,fsdp=2,tensor=2", (2, 2, 2)),
+    ],
 )
 def test_layouts(layout, shape):
     assert tuple(mesh.make_mesh(layout).shape.values()) == shape
 
 
-@pytest.mark.parametrize("layout", ["fsdp=3", "data=2", "model=8", "fsdp", "fsdp=0", "fsdp=2,fsdp=4"])
+@pytest.mark.parametrize(
+    "layout", ["fsdp=3", "data=2", "tensor=3", "fsdp=8,tensor=2", "model=8", "fsdp", "fsdp=0", "fsdp=2,fsdp=4"]
+)
 def test_bad_layouts_are_told(layout):
     with pytest.raises(InputError, match="mesh"):
         mesh.make_mesh(layout)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from ssljax import build, configuration, mesh, step
 from ssljax.errors import InputError
@@ -17,6 +18,7 @@ def losses(config, layout="", devices=None, steps=4, samples=None):
         update = jax.jit(
             step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate),
             donate_argnums=0,
+            out_shardings=(step.abstract_state(objective, optimizer, devices)[1], None),
         )
         values = []
         for number in range(steps):
@@ -35,12 +37,31 @@ def assert_close(one, other, tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, other)
 
 
+def large_config():
+    """MLPs and prototypes that are large enough to be split."""
+    config = toy_config()
+    config.models.encoder.width, config.models.head.prototypes = 64, 2048
+    return config
+
+
 def test_meshes_give_one_devices_losses():
     with jax.default_matmul_precision("highest"):
-        one, state = losses(toy_config(), devices=jax.devices()[:1])
-        many, sharded = losses(toy_config(), "data=2,fsdp=4")
-    np.testing.assert_allclose(many, one, rtol=1e-5)
-    assert_close(sharded.params, state.params, 2e-5)
+        one, state = losses(large_config(), devices=jax.devices()[:1])
+        for layout in ("data=2,fsdp=4", "data=2,fsdp=2,tensor=2"):
+            many, sharded = losses(large_config(), layout)
+            np.testing.assert_allclose(many, one, rtol=1e-5)
+            assert_close(sharded.params, state.params, 2e-5)
+    specs = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.sharding.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(sharded.params)
+        if leaf.sharding.spec
+    }
+    assert specs == {
+        "encoder/blocks/attention/qkv/kernel": P(None, None, "fsdp"),
+        "encoder/blocks/mlp/fc1/kernel": P(None, "fsdp", "tensor"),
+        "encoder/blocks/mlp/fc2/kernel": P(None, "tensor", "fsdp"),
+        "head/last/kernel": P("fsdp", "tensor"),
+    }
 
 
 @pytest.mark.long

@@ -58,6 +58,10 @@ class Frames:
         """Stop what decodes in the background; see `Windows`."""
         self._windows.close()
 
+    def where(self, position: int) -> str:
+        """Return where the frame lies, in words; see `Windows.where`."""
+        return self._windows.where(position)
+
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the frame lies; see `Windows.describe`."""
         return self._windows.describe(position)

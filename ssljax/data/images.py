@@ -69,6 +69,10 @@ class Images:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
         return self._crops[position]
 
+    def where(self, position: int) -> str:
+        """Return where the image comes from, in words; see `Crops.where`."""
+        return self._crops.where(position)
+
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the image comes from; see `Crops.describe`."""
         return self._crops.describe(position)
@@ -101,6 +105,11 @@ class Crops:
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
         return {"image": self._read(position)[0], "position": np.asarray(position, np.uint32)}
+
+    def where(self, position: int) -> str:
+        """Return where the image comes from, in words; nothing is read, so another may take its place."""
+        source, number = self._order[position]
+        return f"image {number} ({self._sources[source].name(number)}) of {self._sources[source].where}"
 
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the image comes from: {"data", "image" (its name), "box" (top, left, height, width)}.

@@ -53,6 +53,10 @@ class Plans:
             "position": np.uint32(position),
         }
 
+    def where(self, position: int) -> str:
+        """Where the window lies, in words."""
+        return self._windows.where(position)
+
     def describe(self, position: int) -> dict:
         """Where the window lies, as the data set says it."""
         return self._windows.describe(position)

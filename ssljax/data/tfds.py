@@ -139,6 +139,10 @@ class TFDS:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
         return self._crops[position]
 
+    def where(self, position: int) -> str:
+        """Return where the image comes from, in words; see `Crops.where`."""
+        return self._crops.where(position)
+
     def describe(self, position: int) -> dict[str, Any]:
         """Return where the image comes from; see `Crops.describe`."""
         return self._crops.describe(position)

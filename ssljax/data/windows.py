@@ -137,6 +137,14 @@ class Windows:
         index = self.indexes[video]
         return {"video": str(index.folder), "times": index.times[numbers].tolist(), "box": list(box)}
 
+    def where(self, position: int) -> str:
+        """Where the window at `position` lies, in words; nothing is read, so another may take its place."""
+        video, numbers = self._frames(position // self.reuse, 0)
+        index, first, last = self.indexes[video], int(numbers[0]), int(numbers[-1])
+        frames = f"frame {first}" if first == last else f"frames {first} to {last}"
+        times = " to ".join(f"{index.times[number]:.3f}" for number in sorted({first, last}))
+        return f"{frames} ({times} s) of {self._records[video].file(first)}"
+
     def plan(self, position: int) -> tuple[int, np.ndarray, Box]:
         """(video, frame numbers, box) of a window, before it is known whether a frame is damaged."""
         video, numbers = self._frames(position // self.reuse, 0)

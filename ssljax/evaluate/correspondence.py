@@ -24,7 +24,7 @@ from ssljax.data.masks import read_image
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import encode
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, to_mesh
 from ssljax.objectives.base import Encoder
 
 ALPHA = 0.1
@@ -73,7 +73,7 @@ class Correspondence:
         self, encoder: Encoder, shapes: dict[Path, tuple[int, int]], mesh: jax.sharding.Mesh
     ) -> Iterator[tuple[Path, np.ndarray]]:
         """Yield each image's patch features [side, side, d], of unit length."""
-        paths, size = list(shapes), -(-self._batch // mesh.size) * mesh.size
+        paths, size = list(shapes), -(-self._batch // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
         with ThreadPoolExecutor(2) as pool, jax.set_mesh(mesh):
             for start in range(0, len(paths), self._batch):

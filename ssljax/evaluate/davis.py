@@ -24,7 +24,7 @@ from ssljax.evaluate.davis_metrics import ObjectScore, mean_scores, sequence_sco
 from ssljax.evaluate.encoders import encode
 from ssljax.evaluate.propagation import first_frame, next_frame, one_hot, to_mask
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, to_mesh
 from ssljax.objectives.base import Encoder
 
 
@@ -152,20 +152,21 @@ def patch_features(encoder: Encoder, mesh: jax.sharding.Mesh, images: Iterable[n
     Raises:
         InputError: The encoder has no patches, or they make no grid.
     """
-    rows, batch = local_rows(mesh, mesh.size), list[np.ndarray]()
+    parts = batch_parts(mesh)
+    rows, batch = local_rows(mesh, parts), list[np.ndarray]()
 
     def encoded() -> Iterator[Any]:
         filled = np.stack([batch[min(row, len(batch) - 1)] for row in rows])
         with jax.set_mesh(mesh):
-            output = encode(encoder, to_mesh(mesh, filled, mesh.size))
+            output = encode(encoder, to_mesh(mesh, filled, parts))
             if not hasattr(output, "patches"):
                 raise InputError("The encoder gives one vector an image and no patches, which propagation needs.")
             patches = _whole(output.patches)
-        yield from patches.reshape(mesh.size, *_grid(patches.shape[1], batch[0].shape), -1)[: len(batch)]
+        yield from patches.reshape(parts, *_grid(patches.shape[1], batch[0].shape), -1)[: len(batch)]
 
     for image in images:
         batch.append(image)
-        if len(batch) == mesh.size:
+        if len(batch) == parts:
             yield from encoded()
             batch.clear()
     if batch:

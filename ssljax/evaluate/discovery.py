@@ -21,7 +21,7 @@ from ssljax.data.boxes import Boxed, find_boxed
 from ssljax.data.masks import read_image
 from ssljax.errors import InputError
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, to_mesh
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import normalise
 
@@ -174,7 +174,7 @@ def _keys(
     encoder: Encoder, images: list[np.ndarray], padded: tuple[int, int], batch_size: int, mesh: jax.sharding.Mesh
 ) -> np.ndarray:
     """Return the features [b, n, d] of images within one padded shape, and of some more that fill the batch."""
-    size = -(-batch_size // mesh.size) * mesh.size
+    size = -(-batch_size // batch_parts(mesh)) * batch_parts(mesh)
     rows = local_rows(mesh, size)
     pixels, shapes = np.zeros((size, *padded, 3), np.uint8), np.zeros((size, 2), np.int32)
     for i, image in enumerate(images):

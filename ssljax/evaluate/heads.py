@@ -17,7 +17,7 @@ from ssljax.data.epochs import shuffled, training_batches
 from ssljax.data.images import Labelled
 from ssljax.errors import InputError
 from ssljax.evaluate.result import Result
-from ssljax.mesh import Ahead, check_batch, local_rows, replicate, to_mesh
+from ssljax.mesh import Ahead, batch_parts, check_batch, local_rows, replicate, to_mesh
 from ssljax.models.pure import Params, Pure, combine
 from ssljax.objectives.base import exponential_moving_average
 from ssljax.ops import keys as rng
@@ -86,7 +86,7 @@ def padded_batches(labelled: Batches, mesh: jax.sharding.Mesh) -> Iterator[Batch
     """Yield a labelled set in its order, every batch as large as the first."""
     size = 0
     for images, labels in labelled:
-        size = size or -(-len(images) // mesh.size) * mesh.size
+        size = size or -(-len(images) // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
 
         def split(x: np.ndarray, fill: int, size: int = size, rows: list[int] = rows) -> Any:

@@ -21,7 +21,7 @@ from ssljax.evaluate.encoders import check_pool, vectors
 from ssljax.evaluate.labelled import described
 from ssljax.evaluate.numbers import check_seed
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, to_mesh
 from ssljax.models.pure import Params
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
@@ -146,7 +146,7 @@ def uniformity(features: Float[np.ndarray, "n d"], mesh: jax.sharding.Mesh) -> f
     Wang and Isola 2020, equation 7 with t = 2. The devices share the rows of the matrix of distances.
     """
     count = len(features)
-    size = -(-min(_ROWS, count) // mesh.size) * mesh.size
+    size = -(-min(_ROWS, count) // batch_parts(mesh)) * batch_parts(mesh)
     rows, sums = local_rows(mesh, size), []
     with jax.set_mesh(mesh):
         unit = _prepared(features)
@@ -194,7 +194,7 @@ def measured(encoder: Encoder, images: Any, mesh: jax.sharding.Mesh, *, pool: st
     size = start = patches = 0
     with jax.set_mesh(mesh):
         for batch in images:
-            size = size or -(-len(batch) // mesh.size) * mesh.size
+            size = size or -(-len(batch) // batch_parts(mesh)) * batch_parts(mesh)
             whole = np.zeros((size, *batch.shape[1:]), np.uint8)
             whole[: len(batch)] = batch
             places, rows = np.arange(start, start + size, dtype=np.uint32), local_rows(mesh, size)

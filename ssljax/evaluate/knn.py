@@ -19,7 +19,7 @@ from ssljax.errors import InputError
 from ssljax.evaluate.encoders import POOLS, pooled
 from ssljax.evaluate.labelled import described, labelled_pair
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, shard_batch, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, shard_batch, to_mesh
 from ssljax.objectives.base import Encoder
 
 NEIGHBOURS = (10, 20, 100, 200)
@@ -129,7 +129,7 @@ class _Part(NamedTuple):
 def _encoded(encode: Callable[[Any], Array], batches: Batches, mesh: jax.sharding.Mesh) -> Iterator[_Part]:
     size = 0
     for images, labels in batches:
-        size = size or -(-len(images) // mesh.size) * mesh.size
+        size = size or -(-len(images) // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
 
         def split(x: np.ndarray, fill: int, size: int = size, rows: list[int] = rows) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ssljax.data.masks import IGNORED, Segmented
 from ssljax.errors import InputError
-from ssljax.mesh import AXES, BATCH, local_rows, to_mesh
+from ssljax.mesh import BATCH, BATCH_AXES, batch_parts, local_rows, to_mesh
 from ssljax.ops.resample import resample, resample_matrix
 
 
@@ -36,7 +36,7 @@ def on_mesh(
     """Yield images, masks and numbers of the images on the mesh, filled up with images that have no label."""
     size, done = 0, 0
     for images, masks in batches:
-        size = size or -(-len(images) // mesh.size) * mesh.size
+        size = size or -(-len(images) // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
         whole = np.zeros((size, *images.shape[1:]), np.uint8), np.full((size, *masks.shape[1:]), IGNORED, np.int32)
         whole[0][: len(images)], whole[1][: len(masks)] = images, masks
@@ -69,7 +69,7 @@ def confusions(scores: Float[Array, "b n c"], masks: Int[Array, "b s s"]) -> Int
         return jnp.zeros(classes**2 + 1, jnp.int32).at[cell].add(1)[:-1].reshape(classes, classes)
 
     def local(scores: Array, masks: Array) -> Array:
-        return jax.lax.psum(jnp.sum(jax.lax.map(one, (scores, masks)), axis=0), AXES)
+        return jax.lax.psum(jnp.sum(jax.lax.map(one, (scores, masks)), axis=0), BATCH_AXES)
 
     return jax.shard_map(local, in_specs=BATCH, out_specs=P(), check_vma=False)(scores, masks)
 

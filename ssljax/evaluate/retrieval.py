@@ -19,7 +19,7 @@ from ssljax.errors import InputError
 from ssljax.evaluate.encoders import POOLS, pooled
 from ssljax.evaluate.labelled import described
 from ssljax.evaluate.result import Result
-from ssljax.mesh import local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, local_rows, replicate, to_mesh
 from ssljax.objectives.base import Encoder
 
 RECALLS = (1, 5, 10)
@@ -111,7 +111,7 @@ def encoded(
     features, labels, size = [], [], 0
     with jax.set_mesh(mesh):
         for images, names in batches:
-            size = size or -(-len(images) // mesh.size) * mesh.size
+            size = size or -(-len(images) // batch_parts(mesh)) * batch_parts(mesh)
             whole = np.zeros((size, *images.shape[1:]), np.uint8)
             whole[: len(images)] = images
             found = pooled(encoder, to_mesh(mesh, whole[local_rows(mesh, size)], size), pool)
@@ -144,7 +144,7 @@ def retrieve(
     queries = np.flatnonzero(counts[places] > 1)
     if not len(queries):
         raise InputError("No class has two images, so that there is nothing to retrieve; give another data set.")
-    size = -(-min(_QUERIES, len(queries)) // mesh.size) * mesh.size
+    size = -(-min(_QUERIES, len(queries)) // batch_parts(mesh)) * batch_parts(mesh)
     rows, found = local_rows(mesh, size), []
     with jax.set_mesh(mesh):
         gallery, classes = _whole((features, places.astype(np.int32)))

@@ -23,7 +23,7 @@ from ssljax.evaluate.encoders import encode
 from ssljax.evaluate.masks import confusions, grid_side, intersection_over_union, on_mesh, segmented_pair
 from ssljax.evaluate.numbers import check_seed
 from ssljax.evaluate.result import Result
-from ssljax.mesh import AXES, BATCH
+from ssljax.mesh import BATCH, BATCH_AXES, batch_parts
 from ssljax.objectives.base import Encoder
 from ssljax.ops import arrays
 from ssljax.ops import keys as rng
@@ -169,7 +169,7 @@ def _filled(encode: Encode, train: Segmented, mesh: jax.sharding.Mesh, each: int
         count = min(each, patches.shape[1])
         if bank is None:
             steps = -(-len(train) // train.batch_size)
-            rows = steps * count * (images.shape[0] // mesh.size)
+            rows = steps * count * (images.shape[0] // batch_parts(mesh))
             bank = _empty(mesh, rows + -rows % min(rows, _ROWS), patches.shape[2], train.classes)
         bank = _remember(bank, step, patches, masks, rng.per_sample(key, numbers), count)
     assert bank is not None  # a data set has images
@@ -178,8 +178,9 @@ def _filled(encode: Encode, train: Segmented, mesh: jax.sharding.Mesh, each: int
 
 def _empty(mesh: jax.sharding.Mesh, rows: int, width: int, classes: int) -> Memory:
     def make() -> Memory:
-        features, labels = (jnp.zeros((mesh.size, rows, size)) for size in (width, classes))
-        return Memory(features, labels, jnp.zeros((mesh.size, rows), bool))
+        parts = batch_parts(mesh)
+        features, labels = (jnp.zeros((parts, rows, size)) for size in (width, classes))
+        return Memory(features, labels, jnp.zeros((parts, rows), bool))
 
     return jax.jit(make, out_shardings=jax.sharding.NamedSharding(mesh, BATCH))()
 
@@ -241,14 +242,14 @@ def _search(bank: Memory, queries: Float[Array, "q d"], *, neighbours: int, temp
 
     start = jnp.full((count, neighbours), -jnp.inf), jnp.zeros((count, neighbours), jnp.int32)
     top, places = jax.lax.fori_loop(0, len(used) // block, compare, start)
-    everywhere = jax.lax.all_gather(top, AXES, axis=1, tiled=True)
+    everywhere = jax.lax.all_gather(top, BATCH_AXES, axis=1, tiled=True)
     best, at = jax.lax.top_k(everywhere, neighbours)
     weights = jax.nn.softmax(best / temperature, axis=-1)
     weights = jnp.zeros_like(everywhere).at[jnp.arange(count)[:, None], at].set(weights)
-    own = jax.lax.dynamic_slice_in_dim(weights, jax.lax.axis_index(AXES) * neighbours, neighbours, axis=1)
+    own = jax.lax.dynamic_slice_in_dim(weights, jax.lax.axis_index(BATCH_AXES) * neighbours, neighbours, axis=1)
 
     def add(j: Any, total: Array) -> Array:
         return total + own[:, j, None] * labels[places[:, j]]
 
     total = jax.lax.fori_loop(0, neighbours, add, jnp.zeros((count, labels.shape[1])))
-    return jax.lax.psum(total, AXES)
+    return jax.lax.psum(total, BATCH_AXES)

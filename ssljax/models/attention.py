@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
+from ssljax.models.products import Linear
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
@@ -117,9 +118,9 @@ def padded_length(count: int, implementation: str) -> int:
     return count + count % 2 if implementation == "cudnn" else count
 
 
-def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> Linear:
     """Return a linear layer with DINO's and timm's start: normal weights of deviation 0.02, zero biases.
 
     Their `trunc_normal_` cuts at -2 and 2, a hundred deviations out, so that it is a plain normal.
     """
-    return nnx.Linear(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+    return Linear(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.normal(0.02), rngs=rngs)

@@ -74,7 +74,7 @@ class LayerScale(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Return x with its channels scaled."""
-        return x * self.gamma.astype(x.dtype)[None, None, :]
+        return (x.astype(jnp.float32) * self.gamma[None, None, :]).astype(x.dtype)
 
 
 class Block(nnx.Module):

@@ -11,8 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
+from ssljax.mesh import gather, shard_features
 from ssljax.models.attention import linear
 from ssljax.models.norm import BatchNorm
+from ssljax.models.products import Linear, matmul_to_float32
 
 
 def _check_dtype(dtype: str) -> None:
@@ -42,11 +44,11 @@ class WeightNormalised(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Return the mapped x in float32."""
-        kernel = self.kernel[...]
+        kernel = gather(self.kernel[...], "last/kernel")
         kernel = kernel * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), axis=0, keepdims=True))
         if not self.fixed:
             kernel = kernel * self.gain[None, :]
-        return jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return shard_features(matmul_to_float32(x.astype(self.dtype), kernel))
 
 
 class DINOHead(nnx.Module):
@@ -152,7 +154,7 @@ class BatchNormMLP(nnx.Module):
             setattr(
                 self,
                 f"fc{i}",
-                nnx.Linear(inputs, outs, use_bias=False, dtype=jnp.dtype(dtype), kernel_init=start, rngs=rngs),
+                Linear(inputs, outs, use_bias=False, dtype=jnp.dtype(dtype), kernel_init=start, rngs=rngs),
             )
             if i < layers or last_norm:
                 setattr(self, f"norm{i}", BatchNorm(outs, affine=i < layers, dtype=dtype))

@@ -14,6 +14,7 @@ from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.attention import implementation_of
 from ssljax.models.blocks import layer_norm
+from ssljax.models.products import Linear
 from ssljax.models.pure import Params
 from ssljax.models.stack import REMAT, run_blocks, stacked_blocks
 from ssljax.ops import arrays
@@ -70,7 +71,7 @@ class MAEDecoder(nnx.Module):
         self.width, self.patch_size, self.hidden, self.depth = width, patch_size, hidden, depth
         self.mlp_ratio, self.dtype, self.remat = mlp_ratio, dtype, remat
         self.attention = implementation_of(attention, dtype, hidden // max(heads, 1))
-        self.embed = nnx.Linear(width, hidden, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.embed = Linear(width, hidden, dtype=jnp.dtype(dtype), rngs=rngs)
         self.mask = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (hidden,)))
         self.blocks = stacked_blocks(
             depth,
@@ -85,7 +86,7 @@ class MAEDecoder(nnx.Module):
             rngs=rngs,
         )
         self.norm = layer_norm(hidden, norm_eps, dtype, rngs)
-        self.pixels = nnx.Linear(hidden, 3 * patch_size**2, dtype=jnp.dtype(dtype), rngs=rngs)
+        self.pixels = Linear(hidden, 3 * patch_size**2, dtype=jnp.dtype(dtype), rngs=rngs)
 
     @jax.named_scope("decoder")
     def __call__(
@@ -106,8 +107,9 @@ class MAEDecoder(nnx.Module):
         visible = x.shape[2] - 1
         patches = jnp.take_along_axis(x[:, :, 1:], jnp.minimum(order, visible - 1)[:, None, :, None], axis=2)
         hidden = jnp.asarray(order) >= visible
-        patches = jnp.where(hidden[:, None, :, None], self.mask.astype(self.dtype)[None, None, None], patches)
-        x = jnp.concatenate([x[:, :, :1], patches], axis=2) + self._positions(t, grid)[None].astype(self.dtype)
+        patches = jnp.where(hidden[:, None, :, None], self.mask[None, None, None], patches)
+        x = jnp.concatenate([x[:, :, :1].astype(jnp.float32), patches], axis=2) + self._positions(t, grid)[None]
+        x = x.astype(self.dtype)
         x = shard_batch(x.reshape(b, -1, self.hidden))
         _, x = run_blocks(self.blocks, x, depth=self.depth, attention=self.attention, remat=self.remat)
         x = self.norm(x).reshape(b, t, -1, self.hidden)

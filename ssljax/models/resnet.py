@@ -12,8 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
-from ssljax.mesh import replicate, shard_batch
+from ssljax.mesh import shard_batch
 from ssljax.models.norm import BatchNorm
+from ssljax.models.products import convolve
 from ssljax.ops import arrays
 
 DEPTHS: dict[int, tuple[tuple[int, ...], bool]] = {
@@ -51,15 +52,7 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         """Return the filtered maps."""
-        kernel = replicate(self.kernel.astype(self.dtype))  # where weights are sharded, one layer's are gathered
-        half = kernel.shape[0] // 2
-        return jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            window_strides=(self.stride,) * 2,
-            padding=((half, half),) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x.astype(self.dtype), self.kernel[...], self.stride)
 
 
 class Block(nnx.Module):

@@ -11,12 +11,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ssljax.mesh import replicate, shard_batch
+from ssljax.mesh import GATHERED, gather, is_gathering, shard_batch
 from ssljax.models.attention import padded_length
 from ssljax.models.blocks import Block
 
+
+def _keep(f: Callable) -> Callable:
+    """Keep all that the backward pass uses, but for weights gathered from other devices: they are gathered again."""
+    if not is_gathering():
+        return f
+    policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+    return jax.checkpoint(f, prevent_cse=False, policy=policy)
+
+
 REMAT: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda f: f,
+    "none": _keep,
     "full": functools.partial(jax.checkpoint, prevent_cse=False),
     "dots": functools.partial(
         jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -58,7 +67,7 @@ def run_blocks(
 
     @REMAT[remat]
     def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
-        layer = jax.tree.map(replicate, layer)  # where weights are sharded, one layer's are gathered at a time
+        layer = gather(layer)  # where weights are sharded, one layer's are gathered at a time
         return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
 
     def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ssljax.errors import InputError
 from ssljax.models.attention import Probe, implementation_of
 from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
+from ssljax.models.products import matmul
 from ssljax.models.stack import REMAT, run_blocks, stacked_blocks
 from ssljax.ops import arrays
 from ssljax.ops.positions import resample_positions, sincos_positions
@@ -153,7 +154,7 @@ class ViT(nnx.Module):
         self.grid(*images.shape[1:3])
         p = self.patch_size
         patches = einops.rearrange(jnp.asarray(images, self.dtype), "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        return patches @ self.patch.kernel.astype(self.dtype)
+        return matmul(patches, self.patch.kernel[...])
 
     def encode(
         self,
@@ -230,15 +231,16 @@ class ViT(nnx.Module):
     def _embed(self, projected: Array, grid: tuple[int, int], keep: Array | None, mask: Array | None) -> Array:
         """Return the tokens [b, 1 + registers + m, d] that enter the first block."""
         positions = self.positions(grid)
-        patches = projected + (self.patch.bias[None] + positions[1:])[None].astype(self.dtype)
+        patches = (projected + (self.patch.bias[None] + positions[1:])[None]).astype(self.dtype)  # the sum in float32
         if mask is not None:
-            token = (self.mask[None] + positions[1:]).astype(self.dtype)
-            patches = jnp.where(mask[:, :, None], token[None], patches)
+            token = self.mask[None] + positions[1:]
+            patches = jnp.where(mask[:, :, None], token[None], patches).astype(self.dtype)
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[:, :, None], axis=1)
         rows = [(self.cls + positions[0])[None], *([self.register[...]] if self.registers else [])]
-        first = jnp.concatenate(rows).astype(self.dtype)
-        return jnp.concatenate([jnp.broadcast_to(first[None], (len(patches), *first.shape)), patches], axis=1)
+        first = jnp.concatenate(rows)
+        first = jnp.broadcast_to(first[None], (len(patches), *first.shape)).astype(self.dtype)
+        return jnp.concatenate([first, patches], axis=1)
 
     def _layer(self, index: int) -> Block:
         graphdef, stack = nnx.split(self.blocks)

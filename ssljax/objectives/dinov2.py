@@ -152,12 +152,10 @@ class DINOv2:
         teacher, temperature = state["teacher"], self.teacher_temperature(step)
         tokens = self.teach(teacher["encoder"], seen)
         bottleneck = self.head(teacher["head"], tokens.cls, method="project")
-        targets = self.targets(
-            shard_batch(self.head(teacher["head"], bottleneck, method="logits")), state["center"], temperature
-        )
+        targets = self.targets(self.head(teacher["head"], bottleneck, method="logits"), state["center"], temperature)
         patch_bottleneck = self._patch_head(teacher, tokens.patches, method="project")
         patch_targets = self.targets(
-            shard_batch(self._patch_head(teacher, patch_bottleneck, method="logits")),
+            self._patch_head(teacher, patch_bottleneck, method="logits"),
             state["patch_center"],
             temperature,
             seen.counted,
