@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -70,11 +71,15 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
             record_start(workdir, int(state.step), devices, began)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
             work = work_of(config, update, abstract, batch, devices)
-            return run_updates(
+            state = run_updates(
                 config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, work, profile
             )
-        finally:
-            checkpoints.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                checkpoints.close()
+            raise
+        checkpoints.close()
+    return state
 
 
 def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Checkpoints:

@@ -168,8 +168,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     (tmp_path / "config.json").unlink()  # the same run, made longer
     config = json.loads(json.dumps(toy(epochs=3).to_dict()))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    # A file may not grow beyond 4 kB: what writing to a full disk looks like to a process.
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    # A file may not grow beyond 12 kB: what writing to a full disk looks like to a process.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12288, 12288)); "
     failed = run(tmp_path, "--config.epochs=3", "--config.log.tensorboard=False", limit=limit)
     assert failed.returncode == 2, failed.stderr
     (told,) = re.findall("ssljax: .*", failed.stderr)  # the bar of a slow machine may stand before it
