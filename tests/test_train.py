@@ -17,8 +17,9 @@ from ssljax import build, configuration, mesh
 from ssljax.errors import InputError
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
+from ssljax.starts import first_start, record_start
 from ssljax.together import Together
-from ssljax.train import train
+from ssljax.train import open_run, train
 
 TESTS = Path(__file__).parent
 
@@ -110,6 +111,13 @@ def test_another_configs_run_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match=r"holds a run of another config: optimizer.clip_norm \(3.0 there, 1.0 here\)"):
         train(toy(epochs=1, **{"optimizer.clip_norm": 1.0}), tmp_path)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_starts_of_another_config_that_saved_nothing_do_not_count(tmp_path):
+    for seed, counted in [(0, 1), (0, 2), (1, 1)]:
+        open_run(tmp_path, build.plain(toy(seed=seed)), "data").close()
+        record_start(tmp_path, 0, mesh.make_mesh(), began=100.0 * seed)
+        assert first_start(tmp_path) == (100.0 * seed, counted)
 
 
 def test_changed_data_is_refused(tmp_path, monkeypatch):
