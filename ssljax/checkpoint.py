@@ -289,6 +289,8 @@ class Checkpoints:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # not the disk: the arrays could not be computed, as when a peer has died
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             older = f"that of step {self._newest} is intact" if self._newest is not None else "no older one exists"

@@ -21,6 +21,7 @@ from ssljax.in_flight import InFlight
 from ssljax.log import Log
 from ssljax.meter import UNKNOWN, Work
 from ssljax.profile import Profiler, Range
+from ssljax.spike_log import SpikeLog
 from ssljax.stop import Stop
 from ssljax.together import Together
 
@@ -51,7 +52,8 @@ def run_updates(
     log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples", work)
     bad_loss = functools.partial(_report_bad_loss, workdir, size=size, data=data, checkpoints=checkpoints)
     together = Together(devices)
-    in_flight, due = InFlight(log, together, bad_loss), False
+    spikes = _spike_log(config, workdir, done, data)
+    in_flight, due = InFlight(log, together, spikes, bad_loss), False
     profiler = Profiler(workdir, profile, done, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat)
 
     def save() -> None:
@@ -134,14 +136,25 @@ def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: i
     )
 
 
-def _report_bad_loss(workdir: Path, number: int, loss: float, *, size: int, data: Any, checkpoints: Checkpoints) -> str:
+def _spike_log(config: ConfigDict, workdir: Path, start: int, data: Any) -> SpikeLog:
+    return SpikeLog(
+        workdir / "spikes.jsonl",
+        start=start,
+        batch_size=config.batch_size,
+        where=functools.partial(loader.where, data),
+        writes=jax.process_index() == 0,
+        **config.spikes.to_dict(),
+    )
+
+
+def _report_bad_loss(workdir: Path, number: int, loss: str, *, size: int, data: Any, checkpoints: Checkpoints) -> str:
     """Write the windows of the batch that made the loss, and return what to say."""
     checkpoints.wait()
     positions = range((number - 1) * size, number * size)
     path = workdir / f"bad_batch_{number}.json"
     if jax.process_index() == 0:
         windows = [{"position": position, **data.describe(position)} for position in positions]
-        path.write_text(json.dumps({"update": number, "loss": str(loss), "samples": windows}, indent=2) + "\n")
+        path.write_text(json.dumps({"update": number, "loss": loss, "samples": windows}, indent=2) + "\n")
     latest = checkpoints.latest()
     kept = f"the checkpoint of update {latest} is kept" if latest is not None else "no checkpoint was written yet"
     return (

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.configuration import load
+from ssljax.objectives.dora import DoRA
 
 VERSION = "1"
 
@@ -42,6 +43,16 @@ class Images:
         return self._clips.describe(position)
 
 
+class Counted(DoRA):
+    """DoRA that reports which positions were in a batch: their sum, and the sum of squares above the smallest."""
+
+    def loss(self, params, state, batch, key, step):
+        out = super().loss(params, state, batch, key, step)
+        positions = batch["position"].astype(jnp.float32)
+        squares = jnp.sum(jnp.square(positions - jnp.min(positions)))
+        return out._replace(metrics=out.metrics | {"positions": jnp.sum(positions), "squares": squares})
+
+
 def views(frames, key):
     """Return the middle of each frame and two corners, with noise for the augmentation: quick to compile."""
     pixels = frames / jnp.float32(255) - 0.5
@@ -56,4 +67,6 @@ def get_config(variant=""):
     config.views = {"name": "toy.views"}
     config.epochs = 4
     config.checkpoint.every = 3
+    if variant == "counted":
+        config.objective.name = "toy.Counted"
     return config
