@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -170,7 +170,7 @@ def _constrain(x: Any, spec: P) -> Any:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def shardings(tree: Any, mesh: Mesh, *, min_size: int = 2**14) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, *, min_size: int = 2**14) -> Any:
     """Return the sharding of every leaf of a train state: the one rule of this codebase.
 
     A matrix of at least `min_size` elements is split over `tensor` along its hidden units or prototypes, where its name
