@@ -153,8 +153,8 @@ class Log:
 
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:
-            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
             spent = {name + _SECONDS: seconds for name, seconds in self.meter.spent().items()}
+            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
             try:
                 self._file.write(json.dumps({"step": step, **finite, **spent}) + "\n")
             except OSError as error:

@@ -14,13 +14,14 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssljax import build, configuration, limits, mesh, resident, step
-from ssljax.checkpoint import Checkpoints, check_best_metric
+from ssljax.checkpoint import Checkpoints
 from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.export import initial
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.profile import Range, check_range
+from ssljax.retention import check_best_metric
 from ssljax.starts import forget_starts, record_start
 from ssljax.utilisation import work_of
 

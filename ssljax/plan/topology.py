@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -110,13 +111,14 @@ def _cpu(count: int) -> list[Any]:
 def _tpu(chip: Chip, name: str, slices: int) -> list[Any]:
     from jax.experimental.topologies import get_topology_desc
 
+    _need(name, "libtpu")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if chip.name == "v4":
         options["chip_config_name"] = "megacore"  # a chip is one device
     try:
         devices: list[Any] = list(get_topology_desc(platform="tpu", topology_name=name, **options).devices)
-    except Exception as error:  # what is missing or wrong comes as many types, all of them said here
-        raise _refused(name, "tpu", "libtpu", error) from error
+    except Exception as error:  # libtpu raises many types, each with a reason
+        raise _refused(name, error) from error
     assert chip_of(devices[0].device_kind) is chip, devices[0].device_kind
     return devices
 
@@ -129,6 +131,7 @@ def _gpu(chip: Chip, shape: tuple[int, ...]) -> list[Any]:
             f"{chip.name}:{'x'.join(map(str, shape))} is no cluster; give hosts and at most {chip.per_host} GPUs of "
             "each, as in h100:1x8x8."
         )
+    _need(f"{chip.name}:{'x'.join(map(str, shape))}", "jax_cuda12_plugin", "jax_cuda13_plugin")
     full = "x".join(map(str, (1,) * (3 - len(shape)) + shape))
     try:
         topology = get_topology_desc(
@@ -136,12 +139,14 @@ def _gpu(chip: Chip, shape: tuple[int, ...]) -> list[Any]:
         )
         return list(topology.devices)
     except Exception as error:  # as above
-        raise _refused(f"{chip.name}:{full}", "cuda12", "the CUDA plugin of JAX", error) from error
+        raise _refused(f"{chip.name}:{full}", error) from error
 
 
-def _refused(name: str, extra: str, what: str, error: Exception) -> InputError:
+def _need(name: str, *packages: str) -> None:
+    if not any(importlib.util.find_spec(package) for package in packages):
+        raise InputError(f"--topology {name} needs the package {packages[0]}; pip install 'ssljax[plan]' brings it.")
+
+
+def _refused(name: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:200]
-    absent = ("libtpu" in reason and "found" in reason) or "Unknown backend" in reason or "not found" in reason.lower()
-    if isinstance(error, ImportError | RuntimeError) and absent:
-        return InputError(f"{name} needs {what}, which is not installed; pip install ssljax[{extra}] or ssljax[plan].")
-    return InputError(f"--topology {name} is refused by {what} ({reason}); give another, as in {EXAMPLES}.")
+    return InputError(f"--topology {name} is refused by its compiler ({reason}); give another, as in {EXAMPLES}.")

@@ -77,13 +77,11 @@ def test_bad_input_is_one_sentence(arguments, sentence, capsys):
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_compiler_that_is_not_installed_is_named(monkeypatch):
-    def missing(**_):
-        raise RuntimeError("Unable to initialize backend: libtpu.so not found")
-
-    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
-    with pytest.raises(InputError, match=r"needs libtpu, which is not installed; pip install ssljax\[tpu\]"):
-        topology.topology("v5e:4x4")
+@pytest.mark.parametrize(("name", "package"), [("v5e:4x4", "libtpu"), ("h100:1x1x8", "jax_cuda12_plugin")])
+def test_a_compiler_that_is_not_installed_is_named(name, package, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=rf"{name} needs the package {package}; pip install 'ssljax\[plan\]'"):
+        topology.topology(name)
 
 
 def small(count=8, memory=None):
