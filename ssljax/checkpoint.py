@@ -281,12 +281,19 @@ class Checkpoints:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # not the disk: the arrays could not be computed, as when a peer has died
-            raise
         except Exception as error:
+            if jax.process_count() > 1 and not _is_of_the_disk(error):
+                raise  # another process has died, which this one learns by whatever it does together with it
             reason = " ".join(str(error).split())[:200]
             older = f"that of step {self._newest} is intact" if self._newest is not None else "no older one exists"
             raise InputError(
                 f"A checkpoint could not be written to {self._directory} ({type(error).__name__}: {reason}); {older}: "
                 "free space or mend the folder, and run the same command again."
             ) from error
+
+
+def _is_of_the_disk(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, is of the operating system, as TensorStore words it."""
+    while error is not None and not isinstance(error, OSError) and "os_error_code" not in str(error):
+        error = error.__cause__ or error.__context__
+    return error is not None
