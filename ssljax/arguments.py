@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from ssljax.evaluation_arguments import PROTOCOLS
 from ssljax.feature_arguments import add_features
 from ssljax.number_arguments import finite
+from ssljax.plan_arguments import add_plan
 from ssljax.show_arguments import PICTURES
 from ssljax.weight_arguments import add_export, add_import
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
     parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _prepare, _export, _import, _evaluate, add_features, _show, _report):
+    for add in (_train, _plan, _prepare, _export, _import, _evaluate, add_features, _show, _report):
         add(verbs)
     return parser
 
@@ -45,6 +46,14 @@ def _train(verbs: Any) -> None:
         help="write a trace of these updates into WORKDIR/profile, for TensorBoard, XProf and Perfetto",
     )
     train.set_defaults(verb="train")
+
+
+def _plan(verbs: Any) -> None:
+    description = "what a config needs, how fast it can be and what it costs on hardware that need not be there"
+    plan = verbs.add_parser("plan", help=description, description=description, allow_abbrev=False)
+    _add_config(plan)
+    add_plan(plan)
+    plan.set_defaults(verb="plan")
 
 
 def _prepare(verbs: Any) -> None:

@@ -18,7 +18,7 @@ class Chip(NamedTuple):
         memory_bandwidth: Bytes/s between it and them.
         ici: Bytes/s that it can send to chips of the same slice (TPU) or host (NVLink), all links together.
         dcn: Bytes/s that it can send through the data centre's network: its share of what its host can.
-        per_host: Devices at one host.
+        per_host: Devices at one host of a large machine.
         links: Axes of the torus that its links form; 1 where a switch connects all chips of a host.
         price: US dollars an hour as of `PRICES`; None where no list says one.
     """
@@ -44,16 +44,16 @@ CHIPS = {
     chip.name: chip
     for chip in (
         Chip("v4", 275e12, 32 * GIB, 1228e9, 300e9, 6.25e9, 4, 3, 3.22),
-        Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 8, 2, 1.20),
+        Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 4, 2, 1.20),
         Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9, 4, 3, 4.20),
-        Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9, 12.5e9, 8, 2, 2.70),
+        Chip("v6e", 918e12, 32 * GIB, 1640e9, 400e9, 12.5e9, 4, 2, 2.70),
         Chip("tpu7x", 1153.5e12, 96 * GIB, 3690e9, 300e9, 6.25e9, 8, 3, None),
         Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, 1, 3.43),
         Chip("h100", 989.4e12, 80e9, 3352e9, 450e9, 50e9, 8, 1, 6.88),
         Chip("h200", 989.4e12, 141e9, 4800e9, 450e9, 50e9, 8, 1, 7.91),
         Chip("b200", 2250e12, 180e9, 7672e9, 900e9, 50e9, 8, 1, 14.24),
         # Something to divide by, about one core of a server; nobody plans with it.
-        Chip("cpu", 1e11, 4 * GIB, 1e10, 1e10, 1e9, 8, 1, 0.05),
+        Chip("cpu", 1e11, 4 * GIB, 1e10, 1e10, 1e9, 8, 1, None),
     )
 }
 

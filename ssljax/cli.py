@@ -64,6 +64,17 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise
 
 
+def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.plan.command import run
+
+    run(
+        options.config,
+        overrides,
+        **{name: getattr(options, name) for name in ("topology", "slices", "search", "price")},
+        output=options.json,
+    )
+
+
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     program = importlib.import_module(f"data_prep.{options.kind.replace('-', '_')}")
     code = program.main(options.rest)
@@ -180,6 +191,7 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 VERBS = {
     "train": _train,
+    "plan": _plan,
     "prepare": _prepare,
     "export": _export,
     "import": _import,

@@ -55,6 +55,8 @@ def _walk(jaxpr: Any, scopes: tuple[str, ...], times: float) -> Iterator[tuple[t
         elif name == "cond":
             branches = [list(_walk(branch.jaxpr, inside, times)) for branch in equation.params["branches"]]
             yield from max(branches, key=lambda branch: sum(operations for _, operations in branch))
+        elif name.startswith(("dot_product_attention_fwd", "dot_product_attention_bwd")):
+            yield inside, times * _attention(equation)
         else:
             for inner in _jaxprs(equation.params):
                 yield from _walk(inner, inside, times * _repetitions(name, equation.params))
@@ -89,6 +91,14 @@ def _dot(equation: Any) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+
+
+def _attention(equation: Any) -> float:
+    """The fused attention of NVIDIA GPUs: two products, and four for the gradient, what it recomputes left out."""
+    query, key = (equation.invars[place].aval.shape for place in (0, 1))
+    length = key[1 + equation.params["layout"]]  # [b, n, h, dh] is layout 0, [b, h, n, dh] is 1
+    products = 2 if "fwd" in equation.primitive.name else 4
+    return 2.0 * products * math.prod(query) * length
 
 
 def _convolution(equation: Any) -> float:

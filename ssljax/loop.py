@@ -7,23 +7,29 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh, resident, step
-from ssljax.checkpoint import Checkpoints, Record, check_best_metric
+from ssljax.ahead import Ahead
+from ssljax.checkpoint import Checkpoints, Record
 from ssljax.data import loader
+from ssljax.data.listing import Listing, gather
+from ssljax.errors import InputError
 from ssljax.heartbeat import Heartbeat
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
 from ssljax.meter import UNKNOWN, Work
 from ssljax.profile import Profiler, Range
+from ssljax.retention import check_best_metric
 from ssljax.spike_log import SpikeLog
 from ssljax.stop import Stop
-from ssljax.together import Together
+from ssljax.together import Heard, Together
 
 # Updates in flight: enough to keep the device busy, few enough that a bad loss is seen before much is built on it.
 _IN_FLIGHT = 2
@@ -47,67 +53,121 @@ def run_updates(
     Raises:
         InputError: The loss is not finite, or a checkpoint cannot be written.
     """
-    done, total, size, plain = int(state.step), build.total_steps(config), config.batch_size, build.plain(config)
+    done, size = int(state.step), config.batch_size
+    _list_damage(workdir, data, done * size, ends=False)
     batches, finish = _batches(config, data, devices, done * size)
-    log = _open_log(config, plain, workdir, done, "clips" if "frames" in data[0] else "samples", work)
-    bad_loss = functools.partial(_report_bad_loss, workdir, size=size, data=data, checkpoints=checkpoints)
+    log = _open_log(config, workdir, done, "clips" if "frames" in data[0] else "samples", work)
+    check = functools.partial(_check_update, workdir, _spike_log(config, workdir, done, data), size, data, checkpoints)
     together = Together(devices)
-    spikes = _spike_log(config, workdir, done, data)
-    in_flight, due = InFlight(log, together, spikes, bad_loss), False
+    in_flight = InFlight(log, together, check)
     profiler = Profiler(workdir, profile, done, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat)
-
-    def save() -> None:
-        in_flight.settle(0)
-        with log.meter.paused("saving"):
-            checkpoints.save(done, state, Record(done * size, data.checksum, plain), in_flight.newest)
-
-    with log, batches, mesh.Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
+    loop = _Loop(config, state, data.checksum, in_flight, together, checkpoints, evaluation, log, heartbeat)
+    with log, batches, Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
         heartbeat.other("compiling")
-        while done < total and not (stop.asked if together.alone else in_flight.heard(done - _IN_FLIGHT).stop):
-            with profiler.update(done + 1):
+        while not loop.ended(stop):
+            with profiler.update(loop.done + 1):
                 if not ahead.ready:
                     in_flight.settle(0)  # from here on the devices have nothing to do: what follows is lost to the data
                 asked = time.monotonic()
-                batch = next(ahead)
+                batch = ahead.next_unless(lambda: stop.asked and together.alone)
+                if batch is None:
+                    break
                 said = together.say(stop=stop.asked, busy=checkpoints.busy, waited=time.monotonic() - asked)
                 compiling = contextlib.nullcontext() if in_flight.any else log.meter.paused()  # which the first does
                 with compiling, jax.transfer_guard("disallow"):  # all that an update reads is on the devices already
-                    state, values = update(state, finish(batch))
-            done += 1
-            heartbeat.update(done)
-            if evaluation.due(done, total):
-                in_flight.settle(0)  # as they end, since what evaluates counts as no time
-                jax.block_until_ready(values)
-                heartbeat.other(f"evaluating update {done}")
-                try:
-                    with log.meter.paused("evaluating"):
-                        values |= evaluation(state.params, state.state)
-                except Exception:  # whatever it is, it is no reason to lose the updates
-                    in_flight.add(done, values, said)
-                    save()
-                    checkpoints.wait()
-                    raise
-                check_best_metric(config.checkpoint.best_metric, values)
-            in_flight.add(done, values, said)
-            in_flight.settle(_IN_FLIGHT)
-            profiler.after(done)
-            due |= done % config.checkpoint.every == 0 and done < total
-            ranked = bool(config.checkpoint.best_metric) and evaluation.due(done, total)  # later it would have no rank
-            if due and (
-                ranked or not (checkpoints.busy if together.alone else in_flight.heard(done - _IN_FLIGHT).busy)
-            ):
-                save()
-                due = False
-        heartbeat.other("saving")
-        if in_flight.any:
-            save()
-        with log.meter.paused("saving"):
-            checkpoints.wait()
-        if in_flight.any:
-            log.tell(done)
-        if done < total:
-            log.bar.write(f"Stopped at update {done} of {total}, saved; the same command continues.", file=sys.stderr)
-    return state
+                    loop.state, values = update(loop.state, finish(batch))
+            loop.after(values, said)
+            profiler.after(loop.done)
+        loop.end()
+    _list_damage(workdir, data, loop.done * size, ends=True)
+    return loop.state
+
+
+class _Loop:
+    """Where a run stands, and what happens between its updates.
+
+    Attributes:
+        state: After the newest update.
+        done: Updates done.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        state: step.TrainState,
+        checksum: str,
+        in_flight: InFlight,
+        together: Together,
+        checkpoints: Checkpoints,
+        evaluation: Any,
+        log: Log,
+        heartbeat: Heartbeat,
+    ) -> None:
+        """Begin with a state; `checksum` is the data's."""
+        self.state, self.done, self._total = state, int(state.step), build.total_steps(config)
+        self._config, self._plain, self._checksum = config.checkpoint, build.plain(config), checksum
+        self._size, self._in_flight, self._together = config.batch_size, in_flight, together
+        self._checkpoints, self._evaluation, self._log, self._heartbeat = checkpoints, evaluation, log, heartbeat
+        self._due = False
+
+    def ended(self, stop: Stop) -> bool:
+        """Return whether no update follows: all are done, or somebody asked to stop, of which all processes know."""
+        return self.done >= self._total or (stop.asked if self._together.alone else self._heard.stop)
+
+    def after(self, values: dict[str, Any], said: Any) -> None:
+        """Take in an update that the devices were given: evaluate and save where that is due, log those that ended."""
+        self.done += 1
+        self._heartbeat.update(self.done)
+        evaluated = self._evaluation.due(self.done, self._total)
+        if evaluated:
+            values |= self._evaluate(values, said)
+        self._in_flight.add(self.done, values, said)
+        self._in_flight.settle(_IN_FLIGHT)
+        self._due |= self.done % self._config.every == 0 and self.done < self._total
+        ranked = bool(self._config.best_metric) and evaluated  # later it would have no rank
+        if self._due and (ranked or not (self._checkpoints.busy if self._together.alone else self._heard.busy)):
+            self._save()
+            self._due = False
+
+    def end(self) -> None:
+        """Save, wait until all is on the disk, and say where the time went."""
+        self._heartbeat.other("saving")
+        if self._in_flight.any:
+            self._save()
+        with self._log.meter.paused("saving"):
+            self._checkpoints.wait()
+        if self._in_flight.any:
+            self._log.tell(self.done)
+        if self.done < self._total:
+            stopped = f"Stopped at update {self.done} of {self._total}, saved; the same command continues."
+            self._log.bar.write(stopped, file=sys.stderr)
+
+    @property
+    def _heard(self) -> Heard:
+        return self._in_flight.heard(self.done - _IN_FLIGHT)
+
+    def _evaluate(self, values: dict[str, Any], said: Any) -> dict[str, float]:
+        self._in_flight.settle(0)  # as they end, since what evaluates counts as no time
+        jax.block_until_ready(values)
+        self._heartbeat.other(f"evaluating update {self.done}")
+        try:
+            with self._log.meter.paused("evaluating"):
+                found = self._evaluation(self.state.params, self.state.state)
+        except Exception:  # whatever it is, it is no reason to lose the updates
+            if self._together.alone:  # else the others may evaluate still, and would not come to save
+                self._in_flight.add(self.done, values, said)
+                self._save()
+                self._checkpoints.wait()
+            raise
+        check_best_metric(self._config.best_metric, values | found)
+        self._heartbeat.update(self.done)
+        return found
+
+    def _save(self) -> None:
+        self._in_flight.settle(0)
+        record = Record(self.done * self._size, self._checksum, self._plain)
+        with self._log.meter.paused("saving"):
+            self._checkpoints.save(self.done, self.state, record, self._in_flight.newest)
 
 
 def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position: int) -> tuple[loader.Batches, Any]:
@@ -120,7 +180,7 @@ def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position
     return loader.load(plans or data, rows=rows, batch_size=size, position=position, **config.loader.to_dict()), finish
 
 
-def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: int, unit: str, work: Work) -> Log:
+def _open_log(config: ConfigDict, workdir: Path, start: int, unit: str, work: Work) -> Log:
     return Log(
         workdir,
         start=start,
@@ -128,12 +188,25 @@ def _open_log(config: ConfigDict, plain: dict[str, Any], workdir: Path, start: i
         batch_size=config.batch_size,
         unit=unit,
         schedules=build.schedules(config),
-        config=plain,
+        config=build.plain(config),
         writes=jax.process_index() == 0,
         also=config.evaluate.every,
         work=work,
         **config.log.to_dict(),
     )
+
+
+def _list_damage(workdir: Path, data: Any, position: int, *, ends: bool) -> None:
+    """Make one list of what was replaced up to a position, and have the data set go on with it, unless all ends."""
+    if not hasattr(data, "damage"):
+        return
+    path, process = workdir / "damaged.jsonl", jax.process_index()
+    data.damage.listing = None
+    multihost_utils.sync_global_devices("nobody lists damage while the lists are made one")
+    if process == 0:
+        gather(path, "position", position)
+    multihost_utils.sync_global_devices("the lists of damage are one")
+    data.damage.listing = None if ends else Listing(path, "position", process=process)
 
 
 def _spike_log(config: ConfigDict, workdir: Path, start: int, data: Any) -> SpikeLog:
@@ -147,8 +220,19 @@ def _spike_log(config: ConfigDict, workdir: Path, start: int, data: Any) -> Spik
     )
 
 
-def _report_bad_loss(workdir: Path, number: int, loss: str, *, size: int, data: Any, checkpoints: Checkpoints) -> str:
-    """Write the windows of the batch that made the loss, and return what to say."""
+def _check_update(
+    workdir: Path,
+    spikes: SpikeLog,
+    size: int,
+    data: Any,
+    checkpoints: Checkpoints,
+    number: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """List an update that is a spike; where the run cannot go on write the windows of its batch, and raise that."""
+    loss = spikes.see(number, metrics)
+    if loss is None:
+        return
     checkpoints.wait()
     positions = range((number - 1) * size, number * size)
     path = workdir / f"bad_batch_{number}.json"
@@ -157,7 +241,7 @@ def _report_bad_loss(workdir: Path, number: int, loss: str, *, size: int, data: 
         path.write_text(json.dumps({"update": number, "loss": loss, "samples": windows}, indent=2) + "\n")
     latest = checkpoints.latest()
     kept = f"the checkpoint of update {latest} is kept" if latest is not None else "no checkpoint was written yet"
-    return (
+    raise InputError(
         f"The loss of update {number} is {loss}; its batch is listed in {path}, {kept}. "
         "Lower the learning rate or look at those samples."
     )

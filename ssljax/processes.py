@@ -67,8 +67,8 @@ def end_at_once(error: BaseException) -> None:
         code = 130
     else:
         traceback.print_exception(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-            print("ssljax: another process of the run may have ended or hang; its log says why.", file=sys.stderr)
+        if jax.process_count() > 1:  # a peer's end shows as an error of whatever was to be done together with it
+            print("ssljax: or another process of the run has ended, and its log says why.", file=sys.stderr)
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

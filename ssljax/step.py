@@ -48,7 +48,9 @@ def initial_state(
 
 
 def abstract_state(
-    objective: Objective, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
 ) -> tuple[TrainState, TrainState]:
     """Return the state's shapes with their shardings, and the shardings alone, computing nothing."""
     shapes = jax.eval_shape(lambda key: _initialise(objective, optimizer, key), jax.random.key(0))

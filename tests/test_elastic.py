@@ -52,6 +52,7 @@ def test_a_process_that_dies_or_hangs_ends_the_others_with_the_reason(tmp_path):
         print(f"{signal.Signals(number).name} of process {victim}: {time.monotonic() - began:.1f} s")
         assert code not in (0, 2, 75)
         told = Path(f"{workdir}.{1 - victim}.log").read_text()
-        assert "another process of the run" in told or "heartbeat" in told.lower(), told
+        reasons = ("another process of the run", "another task died", "heartbeat")  # the latter two are JAX's words
+        assert any(reason in told for reason in reasons), told
         run[victim].kill()
         run[victim].wait()

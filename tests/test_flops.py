@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.extend import core
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -95,6 +96,16 @@ def test_scopes():
     product = 2 * 4**3
     assert flops.count(function, of(4, 4)) == {"outer": product, "outer/inner": 3 * product, "other": product}
     assert set(flops.count(jax.grad(function), of(4, 4))) == {"outer", "outer/inner", "other"}
+
+
+def test_fused_attention():
+    """Primitives as jax.nn.dot_product_attention(implementation="cudnn") leaves them; binding its own needs a GPU."""
+    q, k = of(2, 10, 3, 8), of(2, 12, 3, 8)
+    product = 2 * 2 * 3 * 10 * 12 * 8
+    for way, products in (("fwd", 2), ("bwd", 4)):
+        primitive = core.Primitive(f"dot_product_attention_{way}_wrapper")
+        primitive.def_abstract_eval(lambda q, k, v, layout: q)
+        assert total(lambda q, k, p=primitive: p.bind(q, k, k, layout=0), q, k) == products * product
 
 
 def forward(size, pixels):

@@ -1,0 +1,41 @@
+"""The work of one update, whatever it runs on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ssljax import build, flops, mesh, step
+
+RECOMPUTE = ("vit", "mae_decoder", "resnet")
+"""Models with an argument `remat`."""
+ATTEND = ("vit", "mae_decoder")
+"""Models whose argument `attention` may take a fused kernel, which hides its products."""
+
+
+def model_flops(config: ConfigDict) -> float:
+    """Return the FLOPs of one update of all devices together without recomputation: those that an MFU counts."""
+    return flops.total(layer_flops(plain(config)))
+
+
+def layer_flops(config: ConfigDict) -> dict[str, float]:
+    """Return the FLOPs of one update of all devices together by layer, as the config says, what it recomputes too."""
+    config = config.copy_and_resolve_references()
+    objective, optimizer = build.objective(config), build.optimizer(config)
+    one = mesh.make_mesh("", jax.local_devices()[:1])
+    state, _ = step.abstract_state(objective, optimizer, one)
+    update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
+    shapes: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return flops.count(update, shapes, objective.batch_spec(config.batch_size))
+
+
+def plain(config: ConfigDict, *, remat: bool = True) -> ConfigDict:
+    """Return the config with its products in plain sight, and models that recompute nothing (if `remat`)."""
+    config = config.copy_and_resolve_references()
+    config.unlock()
+    for section in config.models.values():
+        section.update({"attention": "xla"} if section.name in ATTEND else {})
+        section.update({"remat": "none"} if remat and section.name in RECOMPUTE else {})
+    return config
