@@ -216,10 +216,13 @@ def test_a_damaged_checkpoint_is_named_and_another_can_be_taken(data, runs, tmp_
     for path in (workdir / "checkpoints" / "6" / "state").rglob("d/*"):
         if path.is_file():
             path.write_bytes(bytes(path.stat().st_size))
-    assert knn_of(data, "--workdir", str(workdir)) == 2
+    assert knn_of(data, "--workdir", str(workdir), "--step", "6") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"{workdir}/checkpoints/6 cannot be read" in error and "other checkpoints: 3" in error
-    assert knn_of(data, "--workdir", str(workdir), "--step", "3") == 0
+    assert knn_of(data, "--workdir", str(workdir)) == 0
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("ssljax:"))
+    assert f"{workdir}/checkpoints/6 is damaged" in told and "that of step 3 is used" in told
+    assert (workdir / "checkpoints" / "6").is_dir()  # who only reads moves nothing
 
 
 def test_weights_that_are_no_numbers_are_refused(data, runs, tmp_path, capsys):
