@@ -86,6 +86,11 @@ requirements: .venv/.ready  ## pin the newest versions that pyproject.toml admit
 		.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 			$$extras pyproject.toml --output-file requirements/$$name.txt; \
 	done
+	for name in cuda12 cuda13 tpu; do \
+		.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+			--constraint requirements/dev.txt --extra $$name --extra k8s pyproject.toml \
+			--output-file requirements/$$name.txt; \
+	done
 
 clean:  ## remove the environments and caches, not the runs
 	rm -rf .venv .venv-312 .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

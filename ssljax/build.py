@@ -16,7 +16,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from ssljax import checkpoint, mesh, optim, step
+from ssljax import checkpoint, mesh, optim, spikes, step
 from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
@@ -102,8 +102,18 @@ def model_arguments(built: Pure) -> dict[str, Any]:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Return the optimiser with its schedules in updates; one that changes nothing where the config names none."""
-    return _call(config, "optimizer") if "optimizer" in config else optax.identity()
+    """Return the optimiser with its schedules in updates; one that changes nothing where the config names none.
+
+    Raises:
+        InputError: A key or value that it refuses, or one of the section `spikes`.
+    """
+    built = _call(config, "optimizer") if "optimizer" in config else optax.identity()
+    if "spikes" not in config:  # a run of an older version
+        return built
+    rule: dict[str, Any] = config.spikes.to_dict()
+    spikes.check(**rule)
+    skips = rule["policy"] == "skip"
+    return spikes.skip_spikes(built, factor=rule["factor"], window=rule["window"]) if skips else built
 
 
 def schedules(config: ConfigDict) -> dict[str, optim.Schedule]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,19 +37,6 @@ class Record(NamedTuple):
     samples: int
     data_checksum: str
     config: dict[str, Any]
-
-
-def check_best_metric(name: str, reported: Collection[str]) -> None:
-    """Check that the metric which ranks checkpoints, if there is one, is among those that a run reports.
-
-    Raises:
-        InputError: It is not.
-    """
-    if name and name not in reported:
-        raise InputError(
-            f"checkpoint.best_metric is {name!r}, which this run does not report; give one of "
-            f"{', '.join(sorted(reported))}."
-        )
 
 
 @contextlib.contextmanager
@@ -215,8 +202,13 @@ class Checkpoints:
         return self._read(self._existing(step), _STATE, ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
-        """Release the folder; call `wait` before, to learn of failures."""
-        self._manager.close()
+        """Release the folder; call `wait` before, to learn of failures.
+
+        Raises:
+            InputError: A save that nobody waited for cannot be written.
+        """
+        with self._guarded():
+            self._manager.close()
         if self._verifying is not None:
             self._verifying.join()
 
@@ -289,6 +281,8 @@ class Checkpoints:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # not the disk: the arrays could not be computed, as when a peer has died
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             older = f"that of step {self._newest} is intact" if self._newest is not None else "no older one exists"

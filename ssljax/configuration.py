@@ -36,6 +36,7 @@ def base() -> ConfigDict:
     config.loader = ConfigDict(dict(threads=2, workers=0, buffer=16, timeout=240.0))
     best = dict(best_metric="", best_mode="min", keep_best=1)
     config.checkpoint = ConfigDict(dict(every=1000, keep=2, share=0.05) | best)
+    config.spikes = ConfigDict(dict(policy="stop", factor=6.0, window=200, patience=5))
     config.evaluate = evaluate()
     config.watch = ConfigDict(dict(update=300.0, other=3600.0))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
@@ -211,12 +212,16 @@ def _find(name: str) -> Path | None:
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of the keys in which two plain configs differ, but for those a resumed run may change."""
+    """Return the dotted names of the keys in which two plain configs differ, but for those a resumed run may change.
+
+    A run that was begun before there were `spikes` had what is the default now.
+    """
     names: list[str] = []
     for key in sorted(set(one) | set(other)):
         if not prefix and key in RESUMABLE:
             continue
-        a, b = one.get(key), other.get(key)
+        default = base().spikes.to_dict() if not prefix and key == "spikes" else None
+        a, b = one.get(key, default), other.get(key, default)
         if isinstance(a, dict) and isinstance(b, dict):
             names += differences(a, b, f"{prefix}{key}.")
         elif a != b:

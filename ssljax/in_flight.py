@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-from ssljax.errors import InputError
-from ssljax.log import Log, is_finite
+from ssljax.log import Log
 from ssljax.together import Heard, Together
 
 _NOTHING = Heard(stop=False, busy=False, waited=(0.0,))
@@ -23,9 +22,9 @@ class InFlight:
         newest: The metrics of the newest update that was logged.
     """
 
-    def __init__(self, log: Log, together: Together, bad_loss: Callable[[int, float], str]) -> None:
-        """Begin with none; `bad_loss` says what to tell of an update whose loss is not finite."""
-        self._log, self._together, self._bad_loss = log, together, bad_loss
+    def __init__(self, log: Log, together: Together, check: Callable[[int, Mapping[str, float]], None]) -> None:
+        """Begin with none; `check` looks at the metrics of each update, and raises where the run cannot go on."""
+        self._log, self._together, self._check = log, together, check
         self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
         self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
         self.newest: dict[str, float] = {}
@@ -45,14 +44,13 @@ class InFlight:
         """Wait for all updates but the newest `pending`, and log them.
 
         Raises:
-            InputError: A loss is not finite.
+            InputError: A loss is not finite, or too many updates in a row were skipped: what `check` raises.
         """
         while len(self._updates) > pending:
             number, values, said = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
             ended = self._ended.popleft() if self._ended else self._log.meter.now()
-            if not is_finite(self.newest):
-                raise InputError(self._bad_loss(number, self.newest["loss"]))
+            self._check(number, self.newest)
             heard = self._heard[number] = self._together.hear(said)
             self._heard.pop(number - _REMEMBERED, None)
             self._log.update(number, self.newest, heard.waited, ended)

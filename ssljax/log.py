@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -98,12 +99,14 @@ class Log:
         """Return itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the sinks."""
         self.bar.close()
-        for sink in (self._file, self._tensorboard):
-            if sink is not None:
-                sink.close()
+        # On a full disk a file cannot even be closed, which is told already.
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            for sink in (self._tensorboard, self._file):
+                if sink is not None:
+                    sink.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -151,7 +154,14 @@ class Log:
     def _write(self, step: int, line: Mapping[str, float]) -> None:
         if self._file is not None:
             spent = {name + _SECONDS: seconds for name, seconds in self.meter.spent().items()}
-            self._file.write(json.dumps({"step": step, **line, **spent}) + "\n")
+            finite = {name: value for name, value in line.items() if math.isfinite(value)}  # JSON knows no others
+            try:
+                self._file.write(json.dumps({"step": step, **finite, **spent}) + "\n")
+            except OSError as error:
+                raise InputError(
+                    f"{self._file.name} cannot be written ({error.strerror}); free space or mend the folder, and run "
+                    "the same command again."
+                ) from error
         if self._tensorboard is not None:
             for name, value in line.items():
                 self._tensorboard.add_scalar(name, value, step)

@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ssljax import verification
+from ssljax.errors import InputError
 
 _REMOVED = ".removed-"
 _METRICS = "metrics"
+
+
+def check_best_metric(name: str, reported: Collection[str]) -> None:
+    """Check that the metric which ranks checkpoints, if there is one, is among those that a run reports.
+
+    Raises:
+        InputError: It is not.
+    """
+    if name and name not in reported:
+        raise InputError(
+            f"checkpoint.best_metric is {name!r}, which this run does not report; give one of "
+            f"{', '.join(sorted(reported))}."
+        )
 
 
 class Retention(NamedTuple):

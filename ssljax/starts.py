@@ -42,6 +42,11 @@ def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float
         file.write(json.dumps(line) + "\n")
 
 
+def forget_starts(workdir: Path) -> None:
+    """Remove the record, where another run begins in the folder."""
+    (workdir / _FILE).unlink(missing_ok=True)
+
+
 def read_starts(workdir: Path) -> list[str]:
     """Return on what devices a run ran, in words and in order, repetitions left out; none if it was not recorded.
 

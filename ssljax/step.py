@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax import mesh as meshes
+from ssljax import spikes
 from ssljax.errors import InputError
 from ssljax.models.pure import Params
 from ssljax.objectives.base import LossOutput, Objective, PyTree
@@ -68,7 +69,7 @@ def make_train_step(
 
     Args:
         objective: Gives loss and state.
-        optimizer: An optax chain.
+        optimizer: An optax chain; one of `spikes.skip_spikes` leaves parameters and state as they are at a spike.
         seed: Every random number of update i derives from (seed, i).
         accumulate: Micro-batches per update; gradients, statistics and metrics are averaged over them, and the
             optimiser and the objective's state advance once.
@@ -94,10 +95,16 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
         gradients, out = _mean_over_micro_batches(micro_batch, state, batch, accumulate)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {"loss": out.loss, "gradient_norm": optax.tree.norm(gradients), **out.metrics}
+        skips = isinstance(state.opt_state, spikes.Guarded)
+        signals = {"signals": jnp.stack([metrics["loss"], metrics["gradient_norm"]])} if skips else {}
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **signals)
         params = optax.apply_updates(state.params, updates)
         kept = objective.after_update(params, state.state, out.statistics, state.step)
-        metrics = {"loss": out.loss, "gradient_norm": optax.tree.norm(gradients), **out.metrics}
+        if skips:
+            params, kept = spikes.keep(opt_state.in_a_row > 0, (state.params, state.state), (params, kept))
+            counts = {"skipped": opt_state.skipped, "skipped_in_a_row": opt_state.in_a_row}
+            metrics |= {name: count.astype(jnp.float32) for name, count in counts.items()}
         return TrainState(state.step + 1, params, kept, opt_state), metrics
 
     return train_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -13,14 +14,15 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ssljax import build, configuration, limits, mesh, resident, step
-from ssljax.checkpoint import Checkpoints, check_best_metric
+from ssljax.checkpoint import Checkpoints
 from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.export import initial
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.profile import Range, check_range
-from ssljax.starts import record_start
+from ssljax.retention import check_best_metric
+from ssljax.starts import forget_starts, record_start
 from ssljax.utilisation import work_of
 
 
@@ -70,11 +72,15 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
             record_start(workdir, int(state.step), devices, began)
             compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
             work = work_of(config, update, abstract, batch, devices)
-            return run_updates(
+            state = run_updates(
                 config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, work, profile
             )
-        finally:
-            checkpoints.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                checkpoints.close()
+            raise
+        checkpoints.close()
+    return state
 
 
 def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Checkpoints:
@@ -103,6 +109,8 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
     multihost_utils.sync_global_devices("the run's folder is checked by all before one writes it")
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists() and configuration.differences(json.loads(path.read_text()), config):
+            forget_starts(workdir)  # they were those of another run, which got nowhere
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=2) + "\n")
         temporary.replace(path)

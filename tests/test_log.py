@@ -152,6 +152,18 @@ def test_collapse_is_told_once(tmp_path, capsys, information, warned):
     assert capsys.readouterr().err.count("the representation has collapsed") == warned
 
 
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path):
+    with open("/dev/full", "w", buffering=1) as full:
+        log = make(tmp_path, tensorboard=False)
+        log._file, opened = full, log._file
+        opened.close()
+        with (
+            pytest.raises(InputError, match=r"/dev/full cannot be written \(No space left on device\); free space"),
+            log,
+        ):
+            log.update(2, {"loss": 1.0}, waited=(0.0,))
+
+
 def test_other_processes_write_nothing(tmp_path):
     with make(tmp_path, writes=False) as log:
         log.update(2, {"loss": 1.0}, waited=(0.0,))

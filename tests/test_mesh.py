@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ssljax import mesh
+from ssljax.ahead import Ahead
 from ssljax.errors import InputError
 
 
@@ -84,7 +85,7 @@ def counted(taken, bad=None):
 
 def test_batches_wait_on_the_mesh_two_at_most():
     devices, taken = mesh.make_mesh(), []
-    with mesh.Ahead(devices, counted(taken), 8) as ahead:
+    with Ahead(devices, counted(taken), 8) as ahead:
         for number in range(5):
             for _ in range(100):  # time to read ahead as far as it ever will
                 if len(taken) == number + 2:
@@ -102,7 +103,7 @@ def test_batches_wait_on_the_mesh_two_at_most():
 
 
 def test_an_error_comes_in_its_place_and_stays():
-    with mesh.Ahead(mesh.make_mesh(), counted([], bad=2), 8) as ahead:
+    with Ahead(mesh.make_mesh(), counted([], bad=2), 8) as ahead:
         assert [int(next(ahead)["x"][0]) for _ in range(2)] == [0, 1]
         for _ in range(2):
             with pytest.raises(InputError, match="batch 2 is bad"):

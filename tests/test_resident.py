@@ -31,7 +31,7 @@ def luma(frames):
     return frames.astype(np.float64) @ [0.299, 0.587, 0.114]
 
 
-@pytest.mark.parametrize(("layout", "antialias", "least"), [("", True, 35), ("fsdp=4", False, 50)])
+@pytest.mark.parametrize(("layout", "antialias", "least"), [("", True, 35), ("fsdp=2,tensor=2", False, 50)])
 def test_the_windows_are_those_from_records(street, layout, antialias, least):
     """The host halves instead of widening the filter, so that without antialiasing alone the two are the same."""
     mesh, options = meshes.make_mesh(layout), OPTIONS | dict(size=160, antialias=antialias, reuse=2)

@@ -17,8 +17,9 @@ from ssljax import build, configuration, mesh
 from ssljax.errors import InputError
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
+from ssljax.starts import first_start, record_start
 from ssljax.together import Together
-from ssljax.train import train
+from ssljax.train import open_run, train
 
 TESTS = Path(__file__).parent
 
@@ -112,6 +113,13 @@ def test_another_configs_run_is_refused_and_left_alone(tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def test_starts_of_another_config_that_saved_nothing_do_not_count(tmp_path):
+    for seed, counted in [(0, 1), (0, 2), (1, 1)]:
+        open_run(tmp_path, build.plain(toy(seed=seed)), "data").close()
+        record_start(tmp_path, 0, mesh.make_mesh(), began=100.0 * seed)
+        assert first_start(tmp_path) == (100.0 * seed, counted)
+
+
 def test_changed_data_is_refused(tmp_path, monkeypatch):
     import toy as module
 
@@ -168,8 +176,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     (tmp_path / "config.json").unlink()  # the same run, made longer
     config = json.loads(json.dumps(toy(epochs=3).to_dict()))
     (tmp_path / "config.json").write_text(json.dumps(config))
-    # A file may not grow beyond 4 kB: what writing to a full disk looks like to a process.
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    # A file may not grow beyond 12 kB: what writing to a full disk looks like to a process.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12288, 12288)); "
     failed = run(tmp_path, "--config.epochs=3", "--config.log.tensorboard=False", limit=limit)
     assert failed.returncode == 2, failed.stderr
     (told,) = re.findall("ssljax: .*", failed.stderr)  # the bar of a slow machine may stand before it
@@ -233,7 +241,7 @@ def test_the_rate_is_of_when_updates_ended(tmp_path, monkeypatch):
     together = Together(mesh.make_mesh())
     with Log(tmp_path, start=0, every=5, **settings) as log:
         nothing = together.say(stop=False, busy=False, waited=0.0)
-        updates = InFlight(log, together, str)
+        updates = InFlight(log, together, lambda *_: None)
         for number in range(1, 12):
             now[0] += 2.0
             updates.add(number, {"loss": jax.block_until_ready(jax.numpy.ones(()))}, nothing)

@@ -10,7 +10,7 @@ from ssljax import build, configuration, flops, mesh, step
 from ssljax.meter import Work
 from ssljax.utilisation import work_of
 
-NETWORK = ConfigDict(dict(models=dict(encoder=dict(name="vit", remat="none"))))
+NETWORK = ConfigDict(dict(models=dict(encoder=dict(name="vit", attention="xla", remat="none"))))
 
 
 def update(state, batch):

@@ -1,6 +1,6 @@
 """A run of two processes under random faults, compared with one that had none.
 
-    python launch/test/soak.py --faults 50 --output /tmp/soak        # about half an hour on 2 cores; root for full disks
+    python launch/test/soak.py --faults 50 --output /tmp/soak    # half an hour on 2 cores; root for full disks
 
 A small DoRA run under launch/local.sh meets, in random order and at random updates: SIGKILL, SIGSTOP and SIGTERM of any
 of its processes, a newest checkpoint that is cut short, a full disk, and records of its video with flipped bits (these
@@ -211,7 +211,10 @@ class Soak:
     def _judge(self, code: int, seconds: float) -> int:
         """Compare with the run without faults, and print the figures."""
         whole, run = self.folder / "whole", self.run_folder
-        losses = [[json.loads(line)["loss"] for line in (at / "metrics.jsonl").read_text().splitlines()] for at in (whole, run)]
+        losses = [
+            [json.loads(line)["loss"] for line in (at / "metrics.jsonl").read_text().splitlines()]
+            for at in (whole, run)
+        ]
         one, other = build.restore(whole).state, build.restore(run).state
         equal = jax.tree.map(lambda a, b: np.array_equal(a, b), one, other)
         lists = [damaged(at) for at in (whole, run)]
@@ -225,10 +228,17 @@ class Soak:
         print(f"\n{sum(faults.values())} faults, {self.updates} updates, {seconds / 60:.0f} minutes")
         for kind, count in sorted(faults.items()):
             took = self.times.get(kind)
-            print(f"{kind:10} {count:3}  " + (f"mean {np.mean(took):5.1f} s, longest {max(took):5.1f} s" if took else ""))
+            print(
+                f"{kind:10} {count:3}  " + (f"mean {np.mean(took):5.1f} s, longest {max(took):5.1f} s" if took else "")
+            )
         for check, held in checks.items():
             print(f"{'yes' if held else 'NO ':3} {check}")
         return 0 if all(checks.values()) else 1
+
+
+def logged_losses(workdir: Path) -> list[float]:
+    """Return the losses of all updates."""
+    return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def damaged(workdir: Path) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ssljax.data.records import Records
 from ssljax.data.tiles import Box
+from ssljax.errors import InputError
 
 Number = float | int
 Pair = Sequence[Number]  # (smallest, largest)
@@ -72,3 +73,15 @@ def _inside(start: int, length: int, origin: int, side: int, factor: int) -> sli
     first = round(start * scale)
     end = max(round((start + length) * scale), first + 1)
     return slice(first - round(origin * scale), end - round(origin * scale))
+
+
+def check_crop(scale: Pair, ratio: Pair | None) -> None:
+    """InputError if they are no ranges that `crop_box` can draw from."""
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise InputError(
+            f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame"
+        )
+    if scale[1] > 1:
+        raise InputError(f"scale {tuple(scale)} asks for a crop larger than the frame: it may be 1 at most")
+    if ratio is not None and (len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]):
+        raise InputError(f"ratio {tuple(ratio)} must be two rising numbers above 0, or None for a centred square")

@@ -3,8 +3,10 @@
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from ssljax.data.listing import Listing
 from ssljax.errors import InputError
 
 LEAST = 10  # so many replaced windows say nothing yet about a share
@@ -19,7 +21,8 @@ class Damage:
 
     share: how many of the windows may be replaced; from the first one on if it is 0, else never fewer than 10 in all.
     sample, fault: what one is called, and what is said of one that is replaced.
-    Safe to use from several threads; a copy that is sent to another process counts anew.
+    listing: where the replaced ones are listed, with what took their place; nowhere without.
+    Safe to use from several threads; a copy that is sent to another process counts anew, and lists in the same place.
     """
 
     def __init__(self, share: float, *, sample: str = "window", fault: str = "had a damaged frame"):
@@ -28,10 +31,12 @@ class Damage:
                 f"bad_share ({share}) must lie between 0 and 1: the part of the {sample}s that may be damaged"
             )
         self.share, self._sample, self._fault = share, sample, fault
+        self.listing: Listing | None = None
         self._lock, self._asked, self._replaced, self._named = threading.Lock(), 0, 0, set[str]()
 
-    def __reduce__(self) -> tuple[Callable[..., "Damage"], tuple[float]]:
-        return functools.partial(Damage, sample=self._sample, fault=self._fault), (self.share,)
+    def __reduce__(self) -> tuple[Callable[..., "Damage"], tuple[float], dict[str, Any]]:
+        make = functools.partial(Damage, sample=self._sample, fault=self._fault)
+        return make, (self.share,), {"listing": self.listing}
 
     def ask(self) -> None:
         """Count a window that was asked for."""
@@ -55,3 +60,9 @@ class Damage:
                 f"ssljax: {error}; another {self._sample} takes its place ({replaced} replaced for {asked} so far)",
                 file=sys.stderr,
             )
+
+    def note(self, positions: Sequence[int], faults: Sequence[str], instead: str) -> None:
+        """List the samples at `positions`, what was wrong with each try for them, and where the one lies that did."""
+        if self.listing is not None:
+            for position in positions:
+                self.listing.add({"position": int(position), "damaged": list(faults), "instead": instead})

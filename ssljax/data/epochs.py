@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ssljax.data.damage import DamagedFrame
-from ssljax.data.images import Labelled, picture_size, resized_box, undecodable
+from ssljax.data.encoded import picture_size, resized_box
+from ssljax.data.images import Labelled, undecodable
 from ssljax.data.windows import Pair, crop_box
 
 _RATIO = (3 / 4, 4 / 3)

@@ -33,7 +33,7 @@ class Frames:
         **options: Any,
     ) -> None:
         self._windows = Windows(video=video, frames=1, gap=1.0, size=size, seed=seed, **options)
-        self.checksum, self.reuse = self._windows.checksum, self._windows.reuse
+        self.checksum, self.reuse, self.damage = self._windows.checksum, self._windows.reuse, self._windows.damage
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""

@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from ssljax.data.damage import Damage, DamagedFrame
+from ssljax.data.encoded import decode, picture_size, resized_box
 from ssljax.data.imageset import ImageSet, ImageSource, find_image_sets
 from ssljax.data.order import Order
 from ssljax.data.tiles import Box
 from ssljax.data.windows import Number, Pair, check_crop, crop_box
 from ssljax.errors import InputError
 
-_JPEG = b"\xff\xd8"
 _SMALL = 64  # pixels: below this an evaluation sees whole images, since a margin would be most of what there is
 _MARGIN = 256 / 224
 
@@ -63,7 +61,7 @@ class Images:
             antialias=antialias,
             bad_share=bad_share,
         )
-        self.checksum = self._crops.checksum
+        self.checksum, self.damage = self._crops.checksum, self._crops.damage
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""
@@ -99,7 +97,7 @@ class Crops:
         self._sources, self._size, self._seed, self._antialias = list(sources), size, seed, antialias
         self._scale, self._ratio = tuple(scale), ratio and tuple(ratio)
         self._order = Order([source.count for source in sources], seed=seed, weights=weights)
-        self._damage = Damage(float(bad_share), sample="image", fault="were damaged")
+        self.damage = Damage(float(bad_share), sample="image", fault="were damaged")
         self.checksum = hashlib.sha256("".join(source.checksum for source in sources).encode()).hexdigest()
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
@@ -108,7 +106,9 @@ class Crops:
 
     def where(self, position: int) -> str:
         """Return where the image comes from, in words; nothing is read, so another may take its place."""
-        source, number = self._order[position]
+        return self._words(*self._order[position])
+
+    def _words(self, source: int, number: int) -> str:
         return f"image {number} ({self._sources[source].name(number)}) of {self._sources[source].where}"
 
     def describe(self, position: int) -> dict[str, Any]:
@@ -121,7 +121,8 @@ class Crops:
 
     def _read(self, position: int) -> tuple[np.ndarray, int, int, Box]:
         """(canvas, source, number, box) of the first try that meets no damaged record."""
-        self._damage.ask()
+        self.damage.ask()
+        faults: list[str] = []
         source, start = self._order[position]
         images = self._sources[source]
         for attempt in itertools.count():
@@ -133,7 +134,10 @@ class Crops:
                 canvas, box = self._cut(images, number, random)
                 break
             except DamagedFrame as error:
-                self._damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
+                faults.append(str(error))
+                self.damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
+        if faults:
+            self.damage.note([position], faults, self._words(source, number))
         return canvas, source, number, box
 
     def _cut(self, images: ImageSource, number: int, random: np.random.Generator) -> tuple[np.ndarray, Box]:
@@ -149,54 +153,6 @@ class Crops:
 def undecodable(images: ImageSource, number: int, error: Exception) -> DamagedFrame:
     """Return the error that names an image."""
     return DamagedFrame(f"image {number} ({images.name(number)}) of {images.where} cannot be decoded ({error})")
-
-
-def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Return height and width of a JPEG or PNG from its header; ValueError if it is neither, or damaged."""
-    if encoded.startswith(_JPEG):
-        try:
-            return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
-        except KeyError as error:  # what simplejpeg raises where a header ends before it names its colours
-            raise ValueError("its header is cut short") from error
-    if encoded[12:16] != b"IHDR" or len(encoded) < 24:
-        raise ValueError("it is neither a JPEG nor a whole PNG")
-    return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
-
-
-def decode(encoded: bytes, *, factor: int = 1) -> np.ndarray:
-    """Return a JPEG or PNG as RGB uint8 [h, w, 3], a JPEG 1, 2, 4 or 8 times smaller; ValueError if it is damaged."""
-    if encoded.startswith(_JPEG):
-        height, width = picture_size(encoded)
-        least = dict(min_height=-(-height // factor), min_width=-(-width // factor), min_factor=2) if factor > 1 else {}
-        return simplejpeg.decode_jpeg(encoded, strict=False, **least)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-    if pixels is None:
-        raise ValueError("it is neither a JPEG nor a whole PNG")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def resized_box(encoded: bytes, shape: tuple[int, int], box: Box, size: int, *, antialias: bool = True) -> np.ndarray:
-    """Return a box of a picture, resized: uint8 [size, size, 3].
-
-    As frames are cut: a box more than twice the canvas is halved in the JPEG decoder, and what is resized bilinearly
-    then shrinks by less than 2. What the decoder cannot halve (PNG, or more than 8 times) is averaged by area.
-
-    Args:
-        shape: Height and width of the picture, as its header says.
-        box: (top, left, height, width) in its pixels.
-    """
-    height, width = shape
-    top, left, h, w = box
-    factor = 1
-    while antialias and factor < 8 and h >= 2 * factor * size and w >= 2 * factor * size:
-        factor *= 2
-    pixels = decode(encoded, factor=factor)
-    y, x = pixels.shape[0] / height, pixels.shape[1] / width
-    first, start = round(top * y), round(left * x)
-    crop = pixels[first : max(round((top + h) * y), first + 1), start : max(round((left + w) * x), start + 1)]
-    shrinks = antialias and min(crop.shape[:2]) >= 2 * size
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 class Ordered:

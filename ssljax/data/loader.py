@@ -28,7 +28,7 @@ class Dataset(Protocol):
     It may also have `reuse` and `read(positions)`: then positions p of equal p // reuse are cheaper to read together,
     and those that lie side by side in this process's rows are. And `close()`, called when the loader is closed, and
     `in_process`, True if its samples cannot be read in worker processes. And `where(position)`, words for people that
-    say where a sample lies, without reading anything.
+    say where a sample lies, without reading anything; and `damage` (damage.py), where samples are replaced.
     """
 
     checksum: str

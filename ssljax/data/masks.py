@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ssljax.data.images import decode
+from ssljax.data.encoded import decode
 from ssljax.errors import InputError
 
 IGNORED = -1

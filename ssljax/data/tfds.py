@@ -133,7 +133,7 @@ class TFDS:
             antialias=antialias,
             bad_share=bad_share,
         )
-        self.checksum = self._crops.checksum
+        self.checksum, self.damage = self._crops.checksum, self._crops.damage
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Return {"image": uint8 [size, size, 3], "position": uint32 []}."""

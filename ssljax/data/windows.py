@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssljax.data.crops import Number, Pair, crop_box, cut
+from ssljax.data.crops import Number, Pair, check_crop, crop_box, cut
 from ssljax.data.damage import Damage, DamagedFrame
 from ssljax.data.index import VideoIndex, combined_checksum, find_videos
 from ssljax.data.order import BlockOrder, Order
@@ -93,7 +93,7 @@ class Windows:
             self._order = BlockOrder(_blocks(self.indexes, self.starts), seed=seed)
         else:
             self._order = Order([len(starts) for starts in self.starts], seed=seed, weights=weights)
-        self._damage = Damage(float(bad_share))
+        self.damage = Damage(float(bad_share))
         self.checksum = combined_checksum(self.indexes)
 
     @functools.cached_property
@@ -139,7 +139,9 @@ class Windows:
 
     def where(self, position: int) -> str:
         """Where the window at `position` lies, in words; nothing is read, so another may take its place."""
-        video, numbers = self._frames(position // self.reuse, 0)
+        return self._words(*self._frames(position // self.reuse, 0))
+
+    def _words(self, video: int, numbers: np.ndarray) -> str:
         index, first, last = self.indexes[video], int(numbers[0]), int(numbers[-1])
         frames = f"frame {first}" if first == last else f"frames {first} to {last}"
         times = " to ".join(f"{index.times[number]:.3f}" for number in sorted({first, last}))
@@ -160,7 +162,8 @@ class Windows:
 
     def _read(self, positions: Sequence[int]) -> tuple[list[np.ndarray], int, np.ndarray, list[Box]]:
         """(canvases, video, frame numbers, boxes) of the first try that meets no damaged frame."""
-        self._damage.ask()
+        self.damage.ask()
+        faults: list[str] = []
         for attempt in itertools.count():
             video, numbers = self._frames(positions[0] // self.reuse, attempt)
             boxes = [self._box(position, attempt, video) for position in positions]
@@ -169,9 +172,12 @@ class Windows:
                 for i, number in enumerate(numbers.tolist()):
                     cut(self._records[video], number, boxes, [canvas[i] for canvas in canvases], self.antialias)
             except DamagedFrame as error:
-                self._damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
+                faults.append(str(error))
+                self.damage.replace(error)  # raises beyond the allowed share, so that the tries come to an end
             else:
                 break
+        if faults:
+            self.damage.note(positions, faults, self._words(video, numbers))
         return canvases, video, numbers, boxes
 
     def _frames(self, group: int, attempt: int) -> tuple[int, np.ndarray]:
@@ -233,18 +239,6 @@ def _check_arguments(
     check_crop(scale, ratio)
     if seconds is not None and len(seconds) != 2:
         raise InputError(f"seconds {tuple(seconds)} must be (first, end)")
-
-
-def check_crop(scale: Pair, ratio: Pair | None) -> None:
-    """InputError if they are no ranges that `crop_box` can draw from."""
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise InputError(
-            f"scale {tuple(scale)} must be two rising numbers above 0: the least and largest part of the frame"
-        )
-    if scale[1] > 1:
-        raise InputError(f"scale {tuple(scale)} asks for a crop larger than the frame: it may be 1 at most")
-    if ratio is not None and (len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]):
-        raise InputError(f"ratio {tuple(ratio)} must be two rising numbers above 0, or None for a centred square")
 
 
 def part(index: VideoIndex, seconds: Span | None) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ssljax.data.davis import MaskedSequence, MaskedSequences, decode_mask
-from ssljax.data.images import decode
+from ssljax.data.encoded import decode
 from ssljax.errors import InputError
 from ssljax.evaluate.davis_metrics import ObjectScore, mean_scores, sequence_scores
 from ssljax.evaluate.encoders import encode

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ssljax.ahead import Ahead
 from ssljax.data.epochs import shuffled, training_batches
 from ssljax.data.images import Labelled
 from ssljax.errors import InputError
 from ssljax.evaluate.result import Result
-from ssljax.mesh import Ahead, batch_parts, check_batch, local_rows, replicate, to_mesh
+from ssljax.mesh import batch_parts, check_batch, local_rows, replicate, to_mesh
 from ssljax.models.pure import Params, Pure, combine
 from ssljax.objectives.base import exponential_moving_average
 from ssljax.ops import keys as rng

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from ssljax.errors import InputError
+from ssljax.meter import ACCOUNTS
 from ssljax.starts import read_lines
 
 Lines: TypeAlias = Sequence[Mapping[str, float | int]]
@@ -47,11 +48,34 @@ EVALUATED: Mapping[str, Sequence[str]] = {
 }
 """Panels of evaluation, by patterns; all are shares. What matches `_ALONE` is evaluation too, in a panel each."""
 
+RUNNING: Mapping[str, Sequence[str]] = {
+    "samples per second": ("samples_per_second",),
+    "seconds an update": ("step_time_p50", "step_time_p99"),
+    "share of the time (%)": ("goodput", "data_wait_share"),
+    "MFU (%)": ("mfu",),
+}
+"""Panels of how a run goes, which is no measure of learning."""
+
+# In proportion to another, or hardly ever changing: the last value is enough.
+_UNDRAWN = ("step_time_p90", "save_share", "model_tflops_per_second", "device_memory_gb", "restarts")
+# Accounts, which are there for the next start, and one for each of what may be many processes.
+_UNTOLD = (*(f"{account}_seconds" for account in ACCOUNTS), "data_wait_share_*")
+_SHARES = ("goodput", "data_wait_share", "save_share", "mfu")
+
 _ALONE = ("tracks_*", "health_*")
 _LOWER = ("davis_*_decay", "health_alignment", "health_uniformity", "tracks_overlap")
 _NEITHER = ("health_attention_entropy*", "tracks_*_still")
 _WRITTEN = {"knn": "k-NN", "davis": "DAVIS", "j": "J", "f": "F", "map": "mAP", "miou": "mIoU", "corloc": "CorLoc"}
-_WRITTEN |= {"pck": "PCK", "rankme": "RankMe", "kl": "KL", "iou": "IoU", "cls": "CLS"}
+_WRITTEN |= {
+    "mfu": "MFU",
+    "tflops": "TFLOP",
+    "gb": "GB",
+    "pck": "PCK",
+    "rankme": "RankMe",
+    "kl": "KL",
+    "iou": "IoU",
+    "cls": "CLS",
+}
 
 
 _LOGGED = {"embedding_std": "spread of features", "teacher_information": "information in the targets"}
@@ -105,9 +129,13 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
     Args:
         runs: Their lines by their names.
     """
-    names = list(dict.fromkeys(name for lines in runs.values() for line in lines for name in line if name != "step"))
-    training = {title: [n for n in members if n in names] for title, members in CURVES.items()}
-    left = [name for name in names if not any(name in members for members in CURVES.values())]
+    names = list(dict.fromkeys(name for lines in runs.values() for line in lines for name in told(line)))
+    training, running = (
+        {title: [name for name in members if name in names] for title, members in groups.items()}
+        for groups in (CURVES, RUNNING)
+    )
+    known = {name for groups in (CURVES, RUNNING) for members in groups.values() for name in members}
+    left = [name for name in names if name not in known and not _matches(name, _UNDRAWN)]
     left.sort(key=by_number)
     evaluation = {
         f"{title} (%)": list(dict.fromkeys(n for pattern in patterns for n in left if _matches(n, [pattern])))
@@ -116,8 +144,13 @@ def panels(runs: Mapping[str, Lines]) -> Panels:
     left = [name for name in left if not any(name in members for members in evaluation.values())]
     rare = [name for name in left if _matches(name, _ALONE) or any(_is_rare(name, lines) for lines in runs.values())]
     evaluation |= {spoken(name): [name] for name in rare}
-    other = {spoken(name): [name] for name in left if name not in rare}
+    other = running | {spoken(name): [name] for name in left if name not in rare}
     return Panels(*(_panels(runs, groups) for groups in (training, evaluation, other)))
+
+
+def told(line: Mapping[str, float | int]) -> dict[str, float | int]:
+    """Return the metrics of a line that people are told."""
+    return {name: value for name, value in line.items() if name != "step" and not _matches(name, _UNTOLD)}
 
 
 def spoken(name: str) -> str:
@@ -138,7 +171,7 @@ def by_number(name: str) -> list[tuple[bool, int, str]]:
 
 def is_share(name: str) -> bool:
     """Return whether a metric is a share from 0 to 1, shown in per cent."""
-    return any(_matches(name, patterns) for patterns in EVALUATED.values())
+    return _matches(name, _SHARES) or any(_matches(name, patterns) for patterns in EVALUATED.values())
 
 
 def best_of(name: str, values: Sequence[float]) -> float | None:

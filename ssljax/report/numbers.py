@@ -39,6 +39,12 @@ def run_numbers(workdir: Path, run: build.Restored, metrics: Lines) -> dict[str,
         numbers["samples a second, at best"] = f"{max(rates):,.1f}"
     if waits:
         numbers["waiting for data, median"] = f"{100 * float(np.median(waits)):.1f} % of the time"
+    used = [line["mfu"] for line in metrics if "mfu" in line]
+    if used:
+        numbers["MFU, median"] = f"{100 * float(np.median(used)):.1f} %"
+    if "goodput" in metrics[-1]:
+        share, restarts = metrics[-1]["goodput"], int(metrics[-1].get("restarts", 0))
+        numbers["goodput"] = f"{100 * share:.1f} % of the time since the first start; {restarts} restarts"
     numbers["devices"] = "; ".join(read_starts(workdir)) or "not recorded"
     numbers["parameters trained"] = f"{_count(run.state.params):,}"
     numbers |= {f"parameters of the {name}": f"{_count(tree):,}" for name, tree in models.items() if tree is not None}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ssljax.report.curves import colour_of, draw_panel, sheet
-from ssljax.report.metrics import Lines, Panel, by_number, logged, panels
+from ssljax.report.metrics import Lines, Panel, by_number, logged, panels, told
 from ssljax.report.page import Block, Figure, Gallery, Legend, Section, Table
 
 
@@ -45,8 +45,8 @@ def _galleries(named: Mapping[str, Sequence[Panel]], folder: Path) -> Iterator[t
 
 
 def _last_values(runs: Mapping[str, Lines]) -> Table:
-    last = {run: {name: value for line in lines for name, value in line.items()} for run, lines in runs.items()}
-    names = sorted({name for values in last.values() for name in values} - {"step"}, key=by_number)
+    last = {run: {name: value for line in lines for name, value in told(line).items()} for run, lines in runs.items()}
+    names = sorted({name for values in last.values() for name in values}, key=by_number)
     rows = [
         (logged(name), *(f"{values[name]:.4g}" if name in values else "–" for values in last.values()))
         for name in names

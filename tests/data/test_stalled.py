@@ -14,6 +14,7 @@ from videos import make_video
 from data_prep.images import main
 from data_prep.prepare import Settings, prepare
 from ssljax import mesh
+from ssljax.ahead import Ahead
 from ssljax.data.frames import Frames
 from ssljax.data.images import Images
 from ssljax.data.loader import load
@@ -71,7 +72,7 @@ class Slow(Held):
 
 def take(batches, count, error=None):
     """Return the positions of so many batches, as a loop gets them; or end it with an error after them."""
-    with batches, mesh.Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
+    with batches, Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
         taken = [np.asarray(next(ahead)["position"]).tolist() for _ in range(count)]
         if error is not None:
             raise error
@@ -98,6 +99,17 @@ def test_a_slow_batch_is_warned_of_once(capsys):
     assert take(batches, 2) == [list(range(8)), list(range(8, 16))]
     told = "ssljax: waiting for data for 1 s so far: still reading part 13 of a file, of position 13.\n"
     assert capsys.readouterr().err == told
+
+
+def test_who_waits_can_be_stopped():
+    held = Held(13)
+    batches = load(held, rows=range(8), batch_size=8)
+    asked = []
+    with batches, Ahead(mesh.make_mesh(devices=jax.devices()[:1]), batches, 8) as ahead:
+        next(ahead)
+        assert ahead.next_unless(lambda: asked.append(0) or len(asked) > 2) is None
+        held.go.set()
+        assert np.asarray(next(ahead)["position"]).tolist() == list(range(8, 16))
 
 
 def test_closing_does_not_wait_for_ever():

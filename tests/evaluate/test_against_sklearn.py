@@ -51,7 +51,7 @@ def batches(features, labels, size):
 def test_knn(name, devices):
     """The votes are weighted as Wu et al. weight them; every number of neighbours, each image of the test set."""
     train, test = parts(name)
-    mesh = make_mesh("", jax.devices()[:devices])
+    mesh = make_mesh("tensor=2" if devices > 1 else "", jax.devices()[:devices])
     found = knn(jax.numpy.asarray, batches(*train, 96), batches(*test, 64), mesh)
     for metric, accuracy in found.items():
         weights = lambda distances: np.exp((1 - distances) / 0.07)  # noqa: E731

@@ -72,7 +72,7 @@ def test_lists_of_kinetics(tmp_path):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_accuracy_is_knn_of_the_means(ucf, devices):
     arguments = dict(train=str(ucf / "train.txt"), test=str(ucf / "test.txt"), videos=str(ucf / "videos"))
-    mesh = make_mesh("", jax.devices()[:devices])
+    mesh = make_mesh("tensor=2" if devices > 1 else "", jax.devices()[:devices])
     result = Clips(**arguments, size=32, frames=3, batch_size=3)(PIXELS, mesh)
     means = []
     for name in ("train", "test"):

@@ -69,7 +69,7 @@ def test_pck_of_points_that_are_and_are_not_where_they_seem(folder):
     away = there + np.array([[0, 0], [0, 0], [14, 0]])
     data = pair(folder, src_kps=points.tolist(), trg_kps=away.tolist())
     pair(folder, "1-a-b:cat", src_kps=points[:1].tolist(), trg_kps=there[:1].tolist())
-    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("fsdp=2")):
+    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("fsdp=2,tensor=2")):
         result = Correspondence(data=data, size=64, batch_size=3)(PIXELS, mesh)
         assert result.metrics == {"pck_image": pytest.approx((2 / 3 + 1) / 2), "pck_point": 3 / 4}
         assert result.details["categories"] == {"cat": {"image": pytest.approx(5 / 6), "point": 3 / 4}}

@@ -124,7 +124,7 @@ def test_random_features_score_what_chance_gives(folder):
 def test_eight_devices_equal_one(folder, tmp_path):
     results = {}
     for devices in (1, 8):
-        mesh = make_mesh("fsdp=2" if devices == 8 else "", jax.devices()[:devices])
+        mesh = make_mesh("fsdp=2,tensor=2" if devices == 8 else "", jax.devices()[:devices])
         protocol = Davis(data=str(folder), masks=str(tmp_path / str(devices)), **SIZE)
         results[devices] = protocol(tiny(), mesh)
     assert results[1].metrics == pytest.approx(results[8].metrics, abs=2e-3)

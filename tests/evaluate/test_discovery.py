@@ -121,7 +121,7 @@ def test_corloc_of_boxes_that_were_found_and_of_others(tmp_path, encoder):
         half, less = (left, top, middle, bottom), (left, top, middle - 1, bottom)  # a half counts, less does not
         boxes = [(1, 1, 2, 2), box if i < 3 else half if i == 3 else less]
         (tmp_path / "Annotations" / f"{i}.xml").write_text(XML.format("".join(OBJECT.format(*b) for b in boxes)))
-    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("fsdp=2")):
+    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("fsdp=2,tensor=2")):
         result = Discovery(data=str(listed), batch_size=2)(encoder, mesh)
         assert result.metrics == {"discovery_corloc": 4 / 6}
         assert result.details == {"without_objects": 0}

@@ -74,7 +74,7 @@ def pairs(features):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("features", SOME)
 def test_uniformity_is_the_mean_over_pairs(features, devices):
-    mesh = make_mesh("fsdp=2" if devices == 8 else "", jax.devices()[:devices])
+    mesh = make_mesh("fsdp=2,tensor=2" if devices == 8 else "", jax.devices()[:devices])
     assert uniformity(features, mesh) == pytest.approx(pairs(features), abs=2e-6)
 
 

@@ -50,7 +50,7 @@ TRAIN, TEST = data(0, 530), data(1, 117)
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(("size", "block"), [(64, 128), (50, 4096), (530, 1)])
 def test_equals_the_formula(devices, size, block):
-    mesh = make_mesh("fsdp=2" if devices == 8 else "", jax.devices()[:devices])
+    mesh = make_mesh("fsdp=2,tensor=2" if devices == 8 else "", jax.devices()[:devices])
     neighbours = (1, 10, 20, 200)
     found = knn(encode, batches(*TRAIN, size), batches(*TEST, size), mesh, neighbours=neighbours, block=block)
     features = [np.asarray(encode(images)) for images in (TRAIN[0], TEST[0])]

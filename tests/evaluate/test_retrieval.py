@@ -107,7 +107,7 @@ def landmarks(folder, **change):
 
 
 def test_revisited(tmp_path):
-    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh()):
+    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh("tensor=2")):
         data = landmarks(tmp_path / str(mesh.size))
         result = Revisited(data=data, size=32, batch_size=3)(PIXELS, mesh)
         assert result.metrics["revisited_map_easy"] == 1.0  # what it shows comes first

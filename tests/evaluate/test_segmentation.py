@@ -92,7 +92,7 @@ def formula(train, test, k, temperature):
 @pytest.mark.parametrize(("k", "temperature"), [(3, 0.02), (30, 0.02), (1000, 0.5)])
 def test_equals_the_procedure_with_all_patches(data, devices, k, temperature):
     train, test = data
-    mesh = make_mesh("fsdp=2" if devices == 8 else "", jax.devices()[:devices])
+    mesh = make_mesh("fsdp=2,tensor=2" if devices == 8 else "", jax.devices()[:devices])
     everything = len(train) * SIDE**2
     found = segment_in_context(encode, train, test, mesh, memory=everything, neighbours=k, temperature=temperature)
     expected = formula(train, test, k, temperature)

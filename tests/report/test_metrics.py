@@ -10,14 +10,17 @@ from ssljax.report.curves import draw_panel, sheet
 from ssljax.report.metrics import Line, Panel, best_of, logged, panels, read_metrics, spoken
 
 TRAINING = {"loss": 2.0, "kl": 1.0, "teacher_entropy": 2.0, "student_entropy": 3.0, "learning_rate": 0.1}
-OTHER = {"samples_per_second": 9.0, "data_wait_share": 0.0, "gradient_norm": 1.0}
+OTHER = {"samples_per_second": 9.0, "data_wait_share": 0.0, "gradient_norm": 1.0, "step_time_p50": 2.0, "mfu": 0.4}
+OTHER |= {"step_time_p99": 3.0, "goodput": 0.75}
+UNDRAWN = {"step_time_p90": 2.5, "save_share": 0.0, "restarts": 1.0, "device_memory_gb": 9.0, "data_wait_share_0": 0.0}
+UNDRAWN |= {"data_wait_share_1": 0.0, "productive_seconds": 7.0, "model_tflops_per_second": 1.0}
 EVALUATED = {"knn_10": 0.1, "knn_20": 0.2, "linear": 0.5, "davis_j_and_f": 0.3, "davis_j_decay": 0.1, "tracks_patch": 1}
 EVALUATED |= {"health_rankme": 20.0, "segmentation_miou": 0.2, "pck_image": 0.1, "mine_alone": 7.0}
 
 
 def lines():
     """Of six updates, evaluated after each third."""
-    return [{"step": s, **TRAINING, **OTHER, **(EVALUATED if s % 3 == 0 else {})} for s in range(1, 7)]
+    return [{"step": s, **TRAINING, **OTHER, **UNDRAWN, **(EVALUATED if s % 3 == 0 else {})} for s in range(1, 7)]
 
 
 def test_every_metric_is_in_one_panel():
@@ -25,6 +28,19 @@ def test_every_metric_is_in_one_panel():
     names = [[line.name for panel in group for line in panel.lines] for group in found]
     for group, metrics in zip(names, (TRAINING, EVALUATED, OTHER), strict=True):
         assert sorted(group) == sorted(map(spoken, metrics))
+
+
+def test_what_tells_how_a_run_goes_is_in_few_panels_even_where_only_some_lines_have_it():
+    before = [{"step": 1, "loss": 2.0, "samples_per_second": 9.0, "gradient_norm": 1.0}]
+    found = panels({"": before + [line | {"step": line["step"] + 1} for line in lines()]}).other
+    named = {panel.title: [line.name for line in panel.lines] for panel in found}
+    assert named == {
+        "samples per second": ["samples per second"],
+        "seconds an update": ["step time p50", "step time p99"],
+        "share of the time (%)": ["goodput", "data wait share"],
+        "MFU (%)": ["MFU"],
+        "gradient norm": ["gradient norm"],
+    }
 
 
 def test_shares_are_in_per_cent_and_only_where_they_were_measured():

@@ -21,7 +21,7 @@ def test_numbers_are_those_of_the_run(tmp_path):
     state = TrainState(jnp.asarray(2, "int32"), params, {}, None)
     metrics = [
         {"step": 1, "samples_per_second": 4.0, "data_wait_share": 0.1},
-        {"step": 2, "samples_per_second": 2.0, "data_wait_share": 0.3},
+        {"step": 2, "samples_per_second": 2.0, "data_wait_share": 0.3, "mfu": 0.4, "goodput": 0.9, "restarts": 2.0},
     ]
     record_start(tmp_path, 0, mesh.make_mesh("data=2,fsdp=4"), 0.0)
     numbers = run_numbers(tmp_path, build.Restored(config, build.objective(config), state), metrics)
@@ -31,6 +31,8 @@ def test_numbers_are_those_of_the_run(tmp_path):
     assert numbers["time of training"] == "0:00:06"  # 8 / 4 + 8 / 2 seconds
     assert numbers["samples a second, median"] == "3.0"
     assert numbers["waiting for data, median"] == "20.0 % of the time"
+    assert numbers["MFU, median"] == "40.0 %"
+    assert numbers["goodput"] == "90.0 % of the time since the first start; 2 restarts"
     assert (numbers["parameters trained"], numbers["parameters of the encoder"]) == ("11", "6")
     assert numbers["devices"] == f"8 × cpu (data=2, fsdp=4; JAX {jax.__version__})"
     assert "best checkpoint" not in numbers

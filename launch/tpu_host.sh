@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# bash ssljax/launch/tpu_host.sh install|start|look|stop: what launch/tpu_vm.sh does on each host of a slice.
+set -euo pipefail
+script=$(realpath "$0")
+cd
+
+alive() { kill -0 "$(cat ssljax.pid)" 2>/dev/null; }
+
+install() { # SHARE
+	if [[ ${1:-} ]] && ! mountpoint --quiet /share; then
+		sudo apt-get install -y -qq nfs-common
+		sudo mkdir -p /share
+		sudo mount -t nfs "$1" /share
+	fi
+	python3 -m pip install --quiet --user uv
+	local python=$HOME/environment/bin/python uv=$HOME/.local/bin/uv
+	"$uv" venv --quiet --allow-existing --python 3.12 ~/environment
+	"$uv" pip install --quiet --python "$python" --requirement ssljax/requirements/tpu.txt
+	"$uv" pip install --quiet --python "$python" --no-deps ./ssljax
+}
+
+start() { # RESTARTS ARGUMENTS...
+	! alive || return 0
+	rm -f ssljax.code ssljax.pid
+	local number
+	number=$(curl --silent --fail --header 'Metadata-Flavor: Google' \
+		http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number)
+	export PATH=$HOME/environment/bin:$PATH RESTARTS=$1 PROCESS=$number
+	nohup bash "$script" run "${@:2}" >>ssljax.out 2>&1 </dev/null &
+	until [[ -s ssljax.pid ]]; do sleep 0.1; done
+}
+
+run() { # in the background
+	local code=0
+	ssljax/launch/local.sh 1 --distributed "$@" &
+	echo $! >ssljax.pid
+	wait $! || code=$?
+	echo "$code" >ssljax.code
+}
+
+look() {
+	if [[ -s ssljax.code ]]; then echo "ssljax: $(cat ssljax.code)"; elif alive; then echo "ssljax: running"; else
+		echo "ssljax: lost" # the host was started anew
+	fi
+}
+
+stop() { ! alive || kill -TERM "$(cat ssljax.pid)"; }
+
+"$@"
