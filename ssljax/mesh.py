@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -132,16 +133,30 @@ def gather(weights: Any, name: str = "") -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return weights
-    tensor = mesh.shape["tensor"]
 
     def rule(path: Any, leaf: Array) -> Array:
-        spec: list[str | None] = [None] * leaf.ndim
-        axis = _tensor_axis([*name.split("/"), *path], leaf.shape)
-        if axis is not None and leaf.shape[axis] % tensor == 0:
-            spec[axis] = "tensor"
-        return checkpoint_name(_constrain(leaf, P(*spec)), GATHERED)
+        split = _spec([*name.split("/"), *path], leaf.shape, mesh, 0)
+        whole = [axis if axis == "tensor" else None for axis in split]
+        return checkpoint_name(_gathered(leaf, P(*whole), P(*split)), GATHERED)
 
     return jax.tree_util.tree_map_with_path(rule, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: Array, whole: P, split: P) -> Array:
+    """Constrain x to be whole, and its gradient to be split: devices then add up only the part that they keep."""
+    return _constrain(x, whole)
+
+
+def _gathered_forward(x: Array, whole: P, split: P) -> tuple[Array, None]:
+    return _constrain(x, whole), None
+
+
+def _gathered_backward(whole: P, split: P, _: None, gradient: Array) -> tuple[Array]:
+    return (_constrain(gradient, split),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def is_gathering() -> bool:
@@ -175,22 +190,29 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh, *, min_size: int = 2**14) ->
     """
 
     def rule(path: Any, leaf: Any) -> NamedSharding:
-        stacked = any(getattr(key, "key", None) == "blocks" for key in path)
-        axes = list(range(1 if stacked else 0, len(leaf.shape)))
-        spec: list[str | None] = [None] * len(leaf.shape)
-        if len(axes) < 2 or math.prod(leaf.shape) < min_size:
-            return NamedSharding(mesh, P())
-        axis = _tensor_axis(path, leaf.shape)
-        if axis is not None and mesh.shape["tensor"] > 1 and leaf.shape[axis] % mesh.shape["tensor"] == 0:
-            spec[axis] = "tensor"
-            axes.remove(axis)
-        parts = mesh.shape["fsdp"]
-        splittable = [axis for axis in axes if leaf.shape[axis] % parts == 0]
-        if splittable and parts > 1:
-            spec[max(splittable, key=lambda axis: leaf.shape[axis])] = "fsdp"
-        return NamedSharding(mesh, P(*spec) if any(spec) else P())
+        first = 1 if any(getattr(key, "key", None) == "blocks" for key in path) else 0
+        return NamedSharding(mesh, P(*_spec(path, leaf.shape, mesh, first, min_size)))
 
     return jax.tree_util.tree_map_with_path(rule, tree)
+
+
+def _spec(
+    path: Any, shape: Sequence[int], mesh: Mesh | AbstractMesh, first: int, min_size: int = 2**14
+) -> list[str | None]:
+    """Return which axis of the mesh splits each axis of a parameter, none before number `first`; empty for none."""
+    axes = list(range(first, len(shape)))
+    spec: list[str | None] = [None] * len(shape)
+    if len(axes) < 2 or math.prod(shape) < min_size:
+        return []
+    axis = _tensor_axis(path, shape)
+    if axis is not None and mesh.shape["tensor"] > 1 and shape[axis] % mesh.shape["tensor"] == 0:
+        spec[axis] = "tensor"
+        axes.remove(axis)
+    parts = mesh.shape["fsdp"]
+    splittable = [axis for axis in axes if shape[axis] % parts == 0]
+    if splittable and parts > 1:
+        spec[max(splittable, key=lambda axis: shape[axis])] = "fsdp"
+    return spec if any(spec) else []
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from ssljax.plan.hlo import Instruction, Program, bytes_of
+from ssljax.plan.hlo import Instruction, Program, bytes_of, shapes
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -18,7 +19,7 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: One of `KINDS`.
-        dtype: Element types of what it carries, as in "bf16" or "bf16+f32".
+        dtype: Element type of what it carries, such as "bf16".
         bytes: Of the whole: what an all-gather gives each device, what a reduction takes from each.
         times: How often it runs in one update.
         asynchronous: Whether the device computes meanwhile.
@@ -41,7 +42,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     On TPU one collective that is spread over several fusions is written in each of them, under one channel: it counts
     once.
     """
-    found: dict[tuple[str, ...], Collective] = {}
+    found: dict[tuple[str, ...], list[Collective]] = {}
     for name, times in program.times.items():
         types = {each.name: each.type for each in program.computations[name]}
         for each in program.computations[name]:
@@ -50,31 +51,45 @@ def collectives(program: Program, devices: int) -> list[Collective]:
                 continue
             channel = re.search(r"channel_id=(\d+)", each.attributes)
             key = (kind, channel.group(1)) if channel else (kind, name, each.name)
-            if key not in found or found[key].times < times:
-                found[key] = _collective(each, kind, types, times, devices, scattered="reduce-scatter" in name)
-    return [each for each in found.values() if len(each.group) > 1]
+            if key not in found or found[key][0].times < times:
+                found[key] = _read(each, kind, types, times, devices, scattered="reduce-scatter" in name)
+    return [each for parts in found.values() for each in parts if len(each.group) > 1]
 
 
-def _collective(
+def _read(
     each: Instruction, kind: str, types: dict[str, str], times: float, devices: int, *, scattered: bool
-) -> Collective:
-    taken = sum(bytes_of(types.get(operand, "")) for operand in each.operands)
-    given = bytes_of(each.type)
-    if each.opcode == "all-gather-start" and given > taken:  # its type names what it takes, too
-        given -= taken
-    elements = {element for element in re.findall(r"([a-z]\w*)\[", each.type) if element not in ("u32", "token")}
+) -> list[Collective]:
+    """Return what an instruction says, a collective of several arrays once for each of their types."""
+    taken = _by_type(types.get(operand, "") for operand in each.operands)
+    given = _by_type([each.type])
+    if each.opcode == "all-gather-start":  # its type names what it takes, too
+        given = {element: size - taken.get(element, 0.0) for element, size in given.items()}
+    moved = given if kind == "all-gather" or not taken else taken
     scope = re.search(r'op_name="([^"]*)"', each.attributes)
     started = each.opcode.endswith("-start") and '"is_sync":true' not in each.attributes
     hidden = "chain_id=" in each.attributes or "async_collective_name=" in each.attributes
-    return Collective(
-        kind="reduce-scatter" if kind == "all-reduce" and scattered else kind,
-        dtype="+".join(sorted(elements)) or "u32",
-        bytes={"all-gather": given, "reduce-scatter": taken or given}.get(kind, taken or given),
-        times=times,
-        asynchronous=started or hidden,
-        group=_group(each.attributes, devices),
-        scope=scope.group(1) if scope else "",
-    )
+    return [
+        Collective(
+            kind="reduce-scatter" if kind == "all-reduce" and scattered else kind,
+            dtype=element,
+            bytes=size,
+            times=times,
+            asynchronous=started or hidden,
+            group=_group(each.attributes, devices),
+            scope=scope.group(1) if scope else "",
+        )
+        for element, size in moved.items()
+    ]
+
+
+def _by_type(texts: Iterable[str]) -> dict[str, float]:
+    """Return the bytes of each element type in types."""
+    sizes: dict[str, float] = {}
+    for text in texts:
+        for shape in shapes(text):
+            element = shape.partition("[")[0]
+            sizes[element] = sizes.get(element, 0.0) + bytes_of(shape)
+    return {element: size for element, size in sizes.items() if size}
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:

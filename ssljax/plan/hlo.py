@@ -130,7 +130,7 @@ class Program:
     def _moved(self, each: Instruction, types: dict[str, str]) -> float:
         written = bytes_of(each.type, in_memory=True)
         if each.opcode in ("slice-start", "dynamic-slice-start"):  # its type names the whole array first
-            return sum(bytes_of(part, in_memory=seen) for part in _parts(each.type)[1:2] for seen in (False, True))
+            return sum(bytes_of(part, in_memory=seen) for part in shapes(each.type)[1:2] for seen in (False, True))
         if each.opcode.endswith("-start"):  # its type names what it reads, too
             return written
         if each.opcode == "dynamic-update-slice":
@@ -196,7 +196,7 @@ def bits_of(element: str) -> int:
     return int(digits.group(1)) if digits else 0
 
 
-def _parts(text: str) -> list[str]:
+def shapes(text: str) -> list[str]:
     """Return the shapes in a type, one by one."""
     return [match.group(0) for match in _SHAPE.finditer(text)]
 

@@ -100,7 +100,7 @@ def _layers(plan: Plan) -> list[str]:
             rows.append((name, _operations(value / size), f"{value / total:.1%}"))
     if small:
         rest = sum(plan.layers[name] for name in small)
-        rows.append((f"less than 0.1 % each: {', '.join(small)}"[:66], _operations(rest / size), f"{rest / total:.1%}"))
+        rows.append((f"{len(small)} more, less than 0.1 % each", _operations(rest / size), f"{rest / total:.1%}"))
     rows.append(("together", _operations(total / size), "100.0%"))
     extra = plan.executed_flops / total - 1
     return [*_columns(rows), f"Recomputing in the backward pass adds {extra:.0%}."]

@@ -82,8 +82,7 @@ def test_large_runs_fit(topology, tmp_path):
 @pytest.mark.long
 def test_too_large_for_a_tpu_is_said():
     need("libtpu")
-    options = ["--config.models.encoder.size=h", "--config.models.encoder.remat=none", "--config.batch_size=64"]
-    done = plan("v5e:2x2", *options)
+    done = plan("v5e:2x2", "--config.models.encoder.remat=none", "--config.batch_size=128")
     assert done.returncode == 2
     (sentence,) = re.findall(r"^ssljax: (.*)$", done.stderr, re.MULTILINE)
     assert re.match(r"Out of memory on v5e:2x2: an update needs [\d.]+ GiB of each device's 15\.[\d]+; ", sentence)
