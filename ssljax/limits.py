@@ -30,7 +30,7 @@ COUNTS = (
 ABOVE_0 = ("checkpoint.share", "loader.timeout")
 """Keys of every config whose values must be more than 0."""
 
-SECONDS = ("watch.update", "watch.other")
+SECONDS = ("watch.step", "watch.other")
 """Keys of every config whose values must be at least 1 second."""
 
 NUMBERS = ("seed", "loader.workers")

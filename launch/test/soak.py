@@ -92,7 +92,8 @@ class Soak:
             self.supervisor.kill()
         self.log.close()
         if self.disk.is_mount():
-            shutil.copytree(self.run_folder, self.folder / "run", ignore=shutil.ignore_patterns("filler"))
+            if self.run_folder.exists():
+                shutil.copytree(self.run_folder, self.folder / "run", ignore=shutil.ignore_patterns("filler"))
             subprocess.run(["umount", str(self.disk)], check=True)
 
     def _prepare(self) -> None:
@@ -119,7 +120,7 @@ class Soak:
             "checkpoint.every": 10,
             "checkpoint.keep": 3,
             "data.bad_share": 0.5,
-            "watch.update": 20,
+            "watch.step": 20,
             "watch.other": LIMIT,
         }
         command = [str(ROOT / "launch/local.sh"), str(PROCESSES), "--config", "configs/dora.py:smoke"]
