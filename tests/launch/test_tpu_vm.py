@@ -11,7 +11,8 @@ import pytest
 from stand_in import PROGRAM, executable
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "tpu_vm.sh"
-# Hosts are $CLOUD/host-N; $CLOUD/state is the slice's, each line of $CLOUD/failures why asking for it fails once. Installing puts the stand-in of ssljax where uv would.
+# Hosts are $CLOUD/host-N; $CLOUD/state is the slice's, each line of $CLOUD/failures why asking for it fails once.
+# Installing puts the stand-in of ssljax where uv would.
 GCLOUD = """#!/usr/bin/env bash
 set -euo pipefail
 echo "$*" >>"$CLOUD/asked"
