@@ -30,7 +30,7 @@ def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh over all devices with the axes `data`, `fsdp` and `tensor`.
 
     Neighbours along the last axes are neighbours in the machine. Where the devices form several slices, whose network
-    is slower than what connects the devices of one, whole slices lie along `data`, or else along `fsdp`.
+    is slower than what connects the devices of one, as many as can be lie along `data` and the rest along `fsdp`.
 
     Args:
         layout: Sizes as in "fsdp=8" or "data=2,fsdp=4,tensor=2"; `data` takes the devices that are left.
@@ -168,6 +168,7 @@ def is_gathering() -> bool:
 def _tensor_axis(path: Any, shape: Sequence[int]) -> int | None:
     """Return the axis of a parameter that `tensor` splits, by the end of its path; None where it is none."""
     names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+    names = names[:-1] if names[-1:] == ("value",) else names  # of a module's own state
     for end, axis in _TENSOR.items():
         if names[-len(end) :] == end and len(shape) >= 2:
             return len(shape) + axis

@@ -120,6 +120,7 @@ class Soak:
             "checkpoint.every": 10,
             "checkpoint.keep": 3,
             "data.bad_share": 0.5,
+            "loader.timeout": 15,
             "watch.step": 20,
             "watch.other": LIMIT,
         }
@@ -176,6 +177,8 @@ class Soak:
             number = {"stop": signal.SIGSTOP, "terminate": signal.SIGTERM}.get(kind, signal.SIGKILL)
             os.kill(self._processes()[process], number)
         while len(self._starts()) == starts:
+            self._wait_a_little(began)
+        while self._update() > self._starts()[-1]:  # lines of updates that are done again are cut first
             self._wait_a_little(began)
         self._wait_for_update(self._starts()[-1] + 1)
         self.times[kind].append(time.monotonic() - began)
