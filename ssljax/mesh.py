@@ -45,13 +45,13 @@ def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
         return jax.make_mesh(shape, AXES, devices=devices, axis_types=types)
-    split = next((axis for axis in range(2) if shape[axis] % slices == 0), None)
-    if split is None:
+    along_data = math.gcd(shape[0], slices)
+    outer = (along_data, slices // along_data, 1)
+    if shape[1] % outer[1]:
         raise InputError(
             f"mesh {layout!r} makes data={shape[0]} and fsdp={shape[1]}, but the devices form {slices} slices; give a "
-            f"multiple of {slices} for one of them."
+            f"multiple of {slices} for one of them or for their product."
         )
-    outer = tuple(slices if axis == split else 1 for axis in range(len(AXES)))
     inner = tuple(size // parts for size, parts in zip(shape, outer, strict=True))
     return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices), AXES, axis_types=types)
 

@@ -1,10 +1,10 @@
 """The mesh and the sharding rule."""
 
+import dataclasses
 import functools
 import itertools
 import re
 import time
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -130,7 +130,8 @@ def test_the_tensor_axis_splits_the_products_of_mlps():
     assert any(shape.endswith(",128") for shape in products) and not any(shape.endswith(",256") for shape in products)
 
 
-class Device(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Device:
     """As much of a device as a mesh looks at."""
 
     id: int

@@ -215,10 +215,7 @@ class Soak:
     def _judge(self, code: int, seconds: float) -> int:
         """Compare with the run without faults, and print the figures."""
         whole, run = self.folder / "whole", self.run_folder
-        losses = [
-            [json.loads(line)["loss"] for line in (at / "metrics.jsonl").read_text().splitlines()]
-            for at in (whole, run)
-        ]
+        losses = [logged_losses(at) for at in (whole, run)]
         one, other = build.restore(whole).state, build.restore(run).state
         equal = jax.tree.map(lambda a, b: np.array_equal(a, b), one, other)
         lists = [damaged(at) for at in (whole, run)]
