@@ -55,6 +55,7 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
             after the batch's windows were written to a file for replay.
     """
     began = time.time()
+    limits.check_numbers(config)
     check_range(profile, build.total_steps(config))
     parts = _parts(config)
     with jax.set_mesh(parts.devices), Stop() as stop:
@@ -89,7 +90,6 @@ def _parts(config: ConfigDict) -> _Parts:
     Raises:
         InputError: One cannot be used, or they do not fit.
     """
-    limits.check_numbers(config)
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)

@@ -162,3 +162,18 @@ def test_slices_that_do_not_fit_are_told():
     devices = [Device(id=number, slice_index=number // 2) for number in range(8)]
     with pytest.raises(InputError, match="form 4 slices"):
         mesh.make_mesh("tensor=4", devices)
+
+
+def test_gradients_of_gathered_weights_are_split_as_these_are():
+    devices = mesh.make_mesh("fsdp=8")
+    random = np.random.default_rng(0)
+    w, x = (random.normal(size=(256, 128)).astype(np.float32) for _ in range(2))
+
+    def loss(w, x):
+        return jax.numpy.sum(jax.numpy.sin(mesh.gather(w) * x))
+
+    (sharding,) = jax.tree.leaves(mesh.shardings([w], devices))
+    with jax.set_mesh(devices):
+        gradient = jax.jit(jax.grad(loss))(jax.device_put(w, sharding), x)
+    assert gradient.sharding.spec == sharding.spec == P("fsdp", None)
+    np.testing.assert_allclose(gradient, x * np.cos(w * x), rtol=1e-5, atol=1e-5)
