@@ -118,7 +118,8 @@ class _Loop:
     def after(self, values: dict[str, Any], said: Any) -> None:
         """Take in an update that the devices were given: evaluate and save where that is due, log those that ended."""
         self.done += 1
-        self._heartbeat.update(self.done)
+        if self._in_flight.newest:  # else somebody compiles still, here or in another process
+            self._heartbeat.update(self.done)
         evaluated = self._evaluation.due(self.done, self._total)
         if evaluated:
             values |= self._evaluate(values, said)

@@ -89,7 +89,9 @@ class Soak:
     def clean_up(self) -> None:
         """Leave no process and no mount."""
         if self.supervisor is not None and self.supervisor.poll() is None:
-            self.supervisor.kill()
+            self.supervisor.terminate()  # twice: its processes need not save
+            self.supervisor.terminate()
+            self.supervisor.wait(LIMIT)
         self.log.close()
         if self.disk.is_mount():
             if self.run_folder.exists():
@@ -120,8 +122,8 @@ class Soak:
             "checkpoint.every": 10,
             "checkpoint.keep": 3,
             "data.bad_share": 0.5,
-            "loader.timeout": 15,
-            "watch.step": 20,
+            "loader.timeout": 30,
+            "watch.step": 45,
             "watch.other": LIMIT,
         }
         command = [str(ROOT / "launch/local.sh"), str(PROCESSES), "--config", "configs/dora.py:smoke"]
