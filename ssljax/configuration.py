@@ -38,7 +38,7 @@ def base() -> ConfigDict:
     config.checkpoint = ConfigDict(dict(every=1000, keep=2, share=0.05) | best)
     config.spikes = ConfigDict(dict(policy="stop", factor=6.0, window=200, patience=5))
     config.evaluate = evaluate()
-    config.watch = ConfigDict(dict(update=300.0, other=3600.0))
+    config.watch = ConfigDict(dict(step=300.0, other=3600.0))
     config.log = ConfigDict(dict(every=10, tensorboard=True, wandb_project=""))
     return config
 

@@ -16,14 +16,14 @@ class Heartbeat:
     the process is compiling. `stat -c %Y WORKDIR/heartbeats/PROCESS` tells the time, `date +%s` the present one.
     """
 
-    def __init__(self, workdir: Path, process: int, processes: int, *, update: float, other: float) -> None:
+    def __init__(self, workdir: Path, process: int, processes: int, *, step: float, other: float) -> None:
         """Begin with the first beat; the first process removes what a start with more processes left.
 
         Args:
             workdir: The run's folder.
             process: The number of this process.
             processes: How many there are.
-            update: Seconds that one update may take.
+            step: Seconds that one update may take.
             other: Seconds that anything else may take: starting, compiling, evaluating, saving.
         """
         folder = workdir / "heartbeats"
@@ -32,14 +32,14 @@ class Heartbeat:
             for path in folder.iterdir():
                 if path.name.isdigit() and int(path.name) >= processes:
                     path.unlink(missing_ok=True)
-        self._path, self._update, self._other = folder / str(process), update, other
+        self._path, self._step, self._other = folder / str(process), step, other
         self._next = 0.0
         self.other("starting")
 
     def update(self, number: int) -> None:
         """Say that an update begins."""
         if time.monotonic() >= self._next:
-            self._beat(f"update {number}", self._update)
+            self._beat(f"update {number}", self._step)
             self._next = time.monotonic() + _LEAST
 
     def other(self, doing: str) -> None:

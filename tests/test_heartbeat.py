@@ -14,7 +14,7 @@ def due(path):
 
 
 def test_the_files_time_is_when_the_next_beat_is_due(tmp_path):
-    heartbeat = Heartbeat(tmp_path, 1, 2, update=60.0, other=1000.0)
+    heartbeat = Heartbeat(tmp_path, 1, 2, step=60.0, other=1000.0)
     path = tmp_path / "heartbeats" / "1"
     assert path.read_text() == "starting\n" and 990 < due(path) <= 1000
     heartbeat.update(7)
@@ -29,13 +29,13 @@ def test_the_files_time_is_when_the_next_beat_is_due(tmp_path):
 
 def test_a_start_with_fewer_processes_removes_the_others_files(tmp_path):
     for process in range(4):
-        Heartbeat(tmp_path, process, 4, update=60.0, other=1000.0)
-    Heartbeat(tmp_path, 0, 2, update=60.0, other=1000.0)
+        Heartbeat(tmp_path, process, 4, step=60.0, other=1000.0)
+    Heartbeat(tmp_path, 0, 2, step=60.0, other=1000.0)
     assert sorted(os.listdir(tmp_path / "heartbeats")) == ["0", "1"]
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch):
-    heartbeat = Heartbeat(tmp_path, 0, 1, update=60.0, other=1000.0)
+    heartbeat = Heartbeat(tmp_path, 0, 1, step=60.0, other=1000.0)
     path = tmp_path / "heartbeats" / "0"
     os.utime(path, (0, 0))
     monkeypatch.setattr("pathlib.Path.write_text", full)

@@ -44,7 +44,7 @@ def restarted(tmp_path):
     settings = {"total": 9, "batch_size": 8, "unit": "clips", "schedules": {}, "config": {}, "writes": True}
     with Log(tmp_path, start=0, **settings) as log:
         parts = dict(in_flight=InFlight(log, Together(mesh.make_mesh()), lambda *_: None), meter=log.meter)
-        parts |= dict(heartbeat=Heartbeat(tmp_path, 0, 1, update=1.0, other=1.0))
+        parts |= dict(heartbeat=Heartbeat(tmp_path, 0, 1, step=1.0, other=1.0))
         yield lambda asked, done: Profiler(tmp_path, asked, done, **parts)
 
 
