@@ -13,7 +13,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ssljax.errors import Stalled
+from ssljax.errors import STOPPED, InputError, Stalled
 from ssljax.mesh import to_mesh
 
 _GRACE = 30.0  # seconds: for a batch that is being read while its reader is closed, and before a warning
@@ -30,7 +30,7 @@ class Ahead(Iterator[Any]):
     def __init__(self, mesh: Mesh, batches: Any, batch_size: int):
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=1)  # and one is in the thread's hand
         self._error: BaseException | None = None
-        self._closed = threading.Event()
+        self._closed, self._left = threading.Event(), False
         self._source, self._timeout, self._warned = batches, getattr(batches, "timeout", None), False
         self._thread = threading.Thread(target=self._move, args=(mesh, batches, batch_size), daemon=True)
         self._thread.start()
@@ -48,6 +48,7 @@ class Ahead(Iterator[Any]):
         if self._error is not None:
             raise self._error
         batch = self._get(stopped)
+        self._left = batch is None
         if isinstance(batch, BaseException):
             self._error = batch
             raise batch
@@ -79,9 +80,9 @@ class Ahead(Iterator[Any]):
         try:
             self.close()
         except Stalled as stalled:
-            if error is None:
-                raise
-            raise Stalled(f"{error} ({stalled})") from error
+            if error is not None:
+                raise Stalled(f"{error} ({stalled})", 2 if isinstance(error, InputError) else 1) from error
+            raise Stalled(str(stalled), STOPPED if self._left else 1) from None
 
     def _get(self, stopped: Callable[[], bool]) -> Any | None:
         began, limit = time.monotonic(), self._timeout or math.inf

@@ -17,7 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from ssljax import retention, verification
-from ssljax.errors import InputError
+from ssljax.errors import InputError, is_of_a_peer
 from ssljax.retention import Retention
 
 FORMAT = 1
@@ -262,6 +262,8 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except Exception as error:
+            if jax.process_count() > 1 and is_of_a_peer(error):
+                raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise self._unreadable(step, reason) from error
 
@@ -282,18 +284,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if jax.process_count() > 1 and not _is_of_the_disk(error):
-                raise  # another process has died, which this one learns by whatever it does together with it
+            if jax.process_count() > 1 and is_of_a_peer(error):
+                raise
             reason = " ".join(str(error).split())[:200]
             older = f"that of step {self._newest} is intact" if self._newest is not None else "no older one exists"
             raise InputError(
                 f"A checkpoint could not be written to {self._directory} ({type(error).__name__}: {reason}); {older}: "
                 "free space or mend the folder, and run the same command again."
             ) from error
-
-
-def _is_of_the_disk(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, is of the operating system, as TensorStore words it."""
-    while error is not None and not isinstance(error, OSError) and "os_error_code" not in str(error):
-        error = error.__cause__ or error.__context__
-    return error is not None

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ssljax.arguments import parser as arguments_of_verbs
-from ssljax.errors import InputError, Stalled
+from ssljax.errors import STOPPED, InputError, Stalled, is_lasting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ssljax: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a file where a folder should be: the message names it
+        if not is_lasting(error):
+            raise
         print(f"ssljax: {error}; mend that and run the same command again.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -56,9 +58,9 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         from ssljax.train import train
 
         if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
-            raise SystemExit(processes.STOPPED)
+            raise SystemExit(STOPPED)
     except BaseException as error:
-        stopped = isinstance(error, SystemExit) and error.code == processes.STOPPED
+        stopped = isinstance(error, SystemExit) and error.code == STOPPED
         if (several and not stopped) or isinstance(error, Stalled):
             processes.end_at_once(error)
         raise

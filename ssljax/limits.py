@@ -58,6 +58,11 @@ def check_numbers(config: ConfigDict) -> None:
         value = _value(config, name)
         if not value > 0:
             raise InputError(f"config.{name} is {value}; give more than 0.")
+    if not config.watch.step > config.loader.timeout:
+        raise InputError(
+            f"config.loader.timeout is {config.loader.timeout:g} s, but who watches the run takes it for dead after "
+            f"config.watch.step, {config.watch.step:g} s; give the latter more."
+        )
     if config.seed >= 2**32:  # JAX would take its last 32 bits
         raise InputError(f"config.seed is {config.seed}; give a number below {2**32}.")
     if build.total_steps(config) * config.batch_size >= loader.POSITIONS:

@@ -182,11 +182,6 @@ class Log:
             )
 
 
-def is_finite(metrics: Mapping[str, float]) -> bool:
-    """Return whether the loss is a finite number."""
-    return math.isfinite(metrics["loss"])
-
-
 def _restarts(meter: Meter) -> str:
     return f"{meter.restarts} restart{'s' * (meter.restarts > 1)}"
 

@@ -45,6 +45,7 @@ def run_updates(
     checkpoints: Checkpoints,
     evaluation: Any,
     heartbeat: Heartbeat,
+    stop: Stop,
     work: Work = UNKNOWN,
     profile: Range | None = None,
 ) -> step.TrainState:
@@ -62,7 +63,7 @@ def run_updates(
     in_flight = InFlight(log, together, check)
     profiler = Profiler(workdir, profile, done, in_flight=in_flight, meter=log.meter, heartbeat=heartbeat)
     loop = _Loop(config, state, data.checksum, in_flight, together, checkpoints, evaluation, log, heartbeat)
-    with log, batches, Ahead(devices, batches, size) as ahead, profiler, Stop() as stop:
+    with log, batches, Ahead(devices, batches, size) as ahead, profiler:
         heartbeat.other("compiling")
         while not loop.ended(stop):
             with profiler.update(loop.done + 1):
@@ -117,7 +118,8 @@ class _Loop:
     def after(self, values: dict[str, Any], said: Any) -> None:
         """Take in an update that the devices were given: evaluate and save where that is due, log those that ended."""
         self.done += 1
-        self._heartbeat.update(self.done)
+        if self._in_flight.newest:  # else somebody compiles still, here or in another process
+            self._heartbeat.update(self.done)
         evaluated = self._evaluation.due(self.done, self._total)
         if evaluated:
             values |= self._evaluate(values, said)
@@ -131,15 +133,16 @@ class _Loop:
 
     def end(self) -> None:
         """Save, wait until all is on the disk, and say where the time went."""
-        self._heartbeat.other("saving")
         if self._in_flight.any:
             self._save()
+        self._heartbeat.other("saving")
         with self._log.meter.paused("saving"):
             self._checkpoints.wait()
         if self._in_flight.any:
             self._log.tell(self.done)
         if self.done < self._total:
-            stopped = f"Stopped at update {self.done} of {self._total}, saved; the same command continues."
+            saved = ", saved" if self._checkpoints.latest() == self.done else ""
+            stopped = f"Stopped at update {self.done} of {self._total}{saved}; the same command continues."
             self._log.bar.write(stopped, file=sys.stderr)
 
     @property
@@ -165,9 +168,11 @@ class _Loop:
 
     def _save(self) -> None:
         self._in_flight.settle(0)
+        self._heartbeat.other("saving")
         record = Record(self.done * self._size, self._checksum, self._plain)
         with self._log.meter.paused("saving"):
             self._checkpoints.save(self.done, self.state, record, self._in_flight.newest)
+        self._heartbeat.update(self.done)
 
 
 def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position: int) -> tuple[loader.Batches, Any]:
@@ -239,6 +244,7 @@ def _check_update(
     if jax.process_index() == 0:
         windows = [{"position": position, **data.describe(position)} for position in positions]
         path.write_text(json.dumps({"update": number, "loss": loss, "samples": windows}, indent=2) + "\n")
+    multihost_utils.sync_global_devices("the batch is listed before the first process ends")
     latest = checkpoints.latest()
     kept = f"the checkpoint of update {latest} is kept" if latest is not None else "no checkpoint was written yet"
     raise InputError(

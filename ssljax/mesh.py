@@ -30,7 +30,7 @@ def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh over all devices with the axes `data`, `fsdp` and `tensor`.
 
     Neighbours along the last axes are neighbours in the machine. Where the devices form several slices, whose network
-    is slower than what connects the devices of one, whole slices lie along `data`, or else along `fsdp`.
+    is slower than what connects the devices of one, as many as can be lie along `data` and the rest along `fsdp`.
 
     Args:
         layout: Sizes as in "fsdp=8" or "data=2,fsdp=4,tensor=2"; `data` takes the devices that are left.
@@ -45,13 +45,13 @@ def make_mesh(layout: str = "", devices: Sequence[Any] | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
         return jax.make_mesh(shape, AXES, devices=devices, axis_types=types)
-    split = next((axis for axis in range(2) if shape[axis] % slices == 0), None)
-    if split is None:
+    along_data = math.gcd(shape[0], slices)
+    outer = (along_data, slices // along_data, 1)
+    if shape[1] % outer[1]:
         raise InputError(
             f"mesh {layout!r} makes data={shape[0]} and fsdp={shape[1]}, but the devices form {slices} slices; give a "
-            f"multiple of {slices} for one of them."
+            f"multiple of {slices} for one of them or for their product."
         )
-    outer = tuple(slices if axis == split else 1 for axis in range(len(AXES)))
     inner = tuple(size // parts for size, parts in zip(shape, outer, strict=True))
     return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices), AXES, axis_types=types)
 
@@ -168,6 +168,7 @@ def is_gathering() -> bool:
 def _tensor_axis(path: Any, shape: Sequence[int]) -> int | None:
     """Return the axis of a parameter that `tensor` splits, by the end of its path; None where it is none."""
     names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+    names = names[:-1] if names[-1:] == ("value",) else names  # of a module's own state
     for end, axis in _TENSOR.items():
         if names[-len(end) :] == end and len(shape) >= 2:
             return len(shape) + axis

@@ -9,10 +9,7 @@ import traceback
 
 import jax
 
-from ssljax.errors import InputError, Stalled
-
-STOPPED = 75
-"""Exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, "try again"."""
+from ssljax.errors import InputError, Stalled, is_lasting
 
 _HEARTBEAT_SECONDS = 30  # a peer that says nothing for so long is dead, and everybody ends
 _START_SECONDS = 300
@@ -59,7 +56,10 @@ def end_at_once(error: BaseException) -> None:
     """
     if isinstance(error, InputError):
         print(f"ssljax: {error}", file=sys.stderr)
-        code = 1 if isinstance(error, Stalled) else 2
+        code = error.code if isinstance(error, Stalled) else 2
+    elif isinstance(error, OSError) and is_lasting(error):
+        print(f"ssljax: {error}; mend that and run the same command again.", file=sys.stderr)
+        code = 2
     elif isinstance(error, SystemExit) and isinstance(error.code, int):
         code = error.code
     elif isinstance(error, KeyboardInterrupt):

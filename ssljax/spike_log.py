@@ -62,7 +62,9 @@ class SpikeLog:
             self._list(number, metrics, skipped=bool(in_a_row))
         if in_a_row > self._patience:
             return f"{loss}, and it is update {in_a_row} in a row that was skipped"
-        return None if in_a_row or math.isfinite(loss) else f"{loss}"
+        if in_a_row or (math.isfinite(loss) and math.isfinite(metrics.get("gradient_norm", 0.0))):
+            return None
+        return f"{loss}" if not math.isfinite(loss) else f"{loss}, but its gradient is {metrics['gradient_norm']}"
 
     def _is_spike(self, *signals: float) -> bool:
         with np.errstate(all="ignore"):  # not finite ones

@@ -7,9 +7,10 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -17,21 +18,37 @@ from ssljax import build, configuration, limits, mesh, resident, step
 from ssljax.checkpoint import Checkpoints
 from ssljax.data import loader
 from ssljax.errors import InputError
+from ssljax.evaluate.periodic import Periodic
 from ssljax.export import initial
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
+from ssljax.objectives.base import Objective
 from ssljax.profile import Range, check_range
 from ssljax.retention import check_best_metric
 from ssljax.starts import forget_starts, record_start
+from ssljax.stop import Stop
 from ssljax.utilisation import work_of
+
+
+class _Parts(NamedTuple):
+    """What a config stands for, checked against each other; `abstract` and `shardings` are of the train state."""
+
+    devices: jax.sharding.Mesh
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    data: Any
+    evaluation: Periodic
+    update: Any
+    abstract: step.TrainState
+    shardings: step.TrainState
 
 
 def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) -> step.TrainState:
     """Train, or continue what `workdir` holds, to the config's last update; return the final state.
 
     A run that was interrupted, even by SIGKILL, and continued here ends as one that never was: same windows in the same
-    order and, on the same devices, the same bits. SIGTERM and Ctrl-C save a checkpoint and return;
-    in a run of several processes it is enough that one of them gets the signal. `profile` names updates to trace.
+    order and, on the same devices, the same bits. SIGTERM and Ctrl-C save a checkpoint and return; in a run of several
+    processes it is enough that one of them gets the signal. `profile` names updates to trace.
 
     Raises:
         InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
@@ -40,6 +57,39 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
     began = time.time()
     limits.check_numbers(config)
     check_range(profile, build.total_steps(config))
+    parts = _parts(config)
+    with jax.set_mesh(parts.devices), Stop() as stop:
+        batch = parts.objective.batch_spec(config.batch_size)
+        _, metrics = jax.eval_shape(parts.update, parts.abstract, batch)  # before any file
+        total = build.total_steps(config)
+        if not parts.evaluation.due(total, total):  # else its metrics are known after the first
+            check_best_metric(config.checkpoint.best_metric, metrics)
+        start = None
+        if config.init_from and not _is_begun(workdir):
+            start = initial.read_start(config.init_from, parts.objective, parts.abstract)
+        checkpoints = open_run(workdir, build.plain(config), parts.data.checksum)
+        heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
+        try:
+            state = _first_state(config, parts, checkpoints, start)
+            record_start(workdir, int(state.step), parts.devices, began)
+            work = work_of(config, parts.update, parts.abstract, batch, parts.devices)
+            compiled = jax.jit(parts.update, donate_argnums=0, out_shardings=(parts.shardings, None))
+            around = (parts.data, parts.devices, checkpoints, parts.evaluation, heartbeat, stop)
+            state = run_updates(config, workdir, compiled, state, *around, work, profile)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                checkpoints.close()
+            raise
+        checkpoints.close()
+    return state
+
+
+def _parts(config: ConfigDict) -> _Parts:
+    """Return the parts of a run.
+
+    Raises:
+        InputError: One cannot be used, or they do not fit.
+    """
     devices = mesh.make_mesh(config.mesh)
     mesh.check_batch(devices, config.batch_size, config.accumulate)
     objective, optimizer, data = build.objective(config), build.optimizer(config), build.dataset(config)
@@ -50,37 +100,20 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
     if plans is not None:
         resident.check_memory(plans, devices)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
-    abstract, shardings = step.abstract_state(objective, optimizer, devices)
-    with jax.set_mesh(devices):
-        batch = objective.batch_spec(config.batch_size)
-        _, metrics = jax.eval_shape(update, abstract, batch)  # before any file
-        if not evaluation.due(total := build.total_steps(config), total):  # else its metrics are known after the first
-            check_best_metric(config.checkpoint.best_metric, metrics)
-        plain = build.plain(config)
-        start = None
-        if config.init_from and not _is_begun(workdir):
-            start = initial.read_start(config.init_from, objective, abstract)
-        checkpoints = open_run(workdir, plain, data.checksum)
-        heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
-        try:
-            latest = checkpoints.latest()
-            if latest is None:
-                state = step.initial_state(objective, optimizer, config.seed, devices)
-                state = state if start is None else _begin_from(config.init_from, start, state)
-            else:
-                state = checkpoints.restore(latest, abstract)
-            record_start(workdir, int(state.step), devices, began)
-            compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
-            work = work_of(config, update, abstract, batch, devices)
-            state = run_updates(
-                config, workdir, compiled, state, data, devices, checkpoints, evaluation, heartbeat, work, profile
-            )
-        except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                checkpoints.close()
-            raise
-        checkpoints.close()
-    return state
+    return _Parts(
+        devices, objective, optimizer, data, evaluation, update, *step.abstract_state(objective, optimizer, devices)
+    )
+
+
+def _first_state(
+    config: ConfigDict, parts: _Parts, checkpoints: Checkpoints, start: initial.Start | None
+) -> step.TrainState:
+    """Return the newest checkpoint's state, or that of update 0."""
+    latest = checkpoints.latest()
+    if latest is not None:
+        return checkpoints.restore(latest, parts.abstract)
+    state = step.initial_state(parts.objective, parts.optimizer, config.seed, parts.devices)
+    return state if start is None else _begin_from(config.init_from, start, state)
 
 
 def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Checkpoints:

@@ -8,7 +8,7 @@ from tensorboardX.proto import event_pb2
 
 from ssljax import mesh
 from ssljax.errors import InputError
-from ssljax.log import Log, is_finite
+from ssljax.log import Log
 from ssljax.starts import record_start
 
 
@@ -174,9 +174,3 @@ def test_weights_and_biases_must_be_there_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(InputError, match="pip install wandb"):
         make(tmp_path, wandb_project="mine")
-
-
-def test_finite():
-    assert is_finite({"loss": 1.0})
-    assert not is_finite({"loss": float("nan")})
-    assert not is_finite({"loss": float("inf")})

@@ -1,6 +1,9 @@
 """The mesh and the sharding rule."""
 
+import dataclasses
+import functools
 import itertools
+import re
 import time
 
 import jax
@@ -11,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 from ssljax import mesh
 from ssljax.ahead import Ahead
 from ssljax.errors import InputError
+from ssljax.models.pure import Pure
+from ssljax.models.vit import vit
 
 
 @pytest.mark.parametrize(
@@ -108,3 +113,67 @@ def test_an_error_comes_in_its_place_and_stays():
         for _ in range(2):
             with pytest.raises(InputError, match="batch 2 is bad"):
                 next(ahead)
+
+
+def test_the_tensor_axis_splits_the_products_of_mlps():
+    """By the compiled program: each of two devices computes half of the hidden units."""
+    encoder = Pure(functools.partial(vit, size="ti", width=64, depth=2, heads=2, patch_size=8, image_size=32))
+    devices = mesh.make_mesh("tensor=2", jax.devices()[:2])
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0))
+    params = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, mesh.shardings(shapes, devices)
+    )
+    with jax.set_mesh(devices):
+        images = jax.ShapeDtypeStruct((4, 32, 32, 3), np.float32, sharding=jax.NamedSharding(devices, mesh.BATCH))
+        program = jax.jit(lambda params, images: encoder(params, images).cls).lower(params, images).compile().as_text()
+    products = re.findall(r"= f32\[([\d,]+)\]\S* (?:dot|custom-call)\(", program)
+    assert any(shape.endswith(",128") for shape in products) and not any(shape.endswith(",256") for shape in products)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """As much of a device as a mesh looks at."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "some accelerator"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(
+    ("slices", "layout", "along"),
+    [
+        (2, "fsdp=4", {"data"}),
+        (2, "fsdp=8", {"fsdp"}),
+        (4, "data=2,fsdp=2,tensor=2", {"data", "fsdp"}),
+        (4, "fsdp=2", {"data"}),
+    ],
+)
+def test_slices_lie_along_the_axes_that_send_least(slices, layout, along):
+    devices = [Device(id=number, slice_index=number * slices // 8) for number in range(8)]
+    made = mesh.make_mesh(layout, devices)
+    of = np.vectorize(lambda device: device.slice_index, otypes=[int])(made.devices)
+    changing = {axis for i, axis in enumerate(made.axis_names) if (of != of.take([0], axis=i)).any()}
+    assert changing == along
+
+
+def test_slices_that_do_not_fit_are_told():
+    devices = [Device(id=number, slice_index=number // 2) for number in range(8)]
+    with pytest.raises(InputError, match="form 4 slices"):
+        mesh.make_mesh("tensor=4", devices)
+
+
+def test_gradients_of_gathered_weights_are_split_as_these_are():
+    devices = mesh.make_mesh("fsdp=8")
+    random = np.random.default_rng(0)
+    w, x = (random.normal(size=(256, 128)).astype(np.float32) for _ in range(2))
+
+    def loss(w, x):
+        return jax.numpy.sum(jax.numpy.sin(mesh.gather(w) * x))
+
+    (sharding,) = jax.tree.leaves(mesh.shardings([w], devices))
+    with jax.set_mesh(devices):
+        gradient = jax.jit(jax.grad(loss))(jax.device_put(w, sharding), x)
+    assert gradient.sharding.spec == sharding.spec == P("fsdp", None)
+    np.testing.assert_allclose(gradient, x * np.cos(w * x), rtol=1e-5, atol=1e-5)

@@ -89,7 +89,9 @@ class Soak:
     def clean_up(self) -> None:
         """Leave no process and no mount."""
         if self.supervisor is not None and self.supervisor.poll() is None:
-            self.supervisor.kill()
+            self.supervisor.terminate()  # twice: its processes need not save
+            self.supervisor.terminate()
+            self.supervisor.wait(LIMIT)
         self.log.close()
         if self.disk.is_mount():
             if self.run_folder.exists():
@@ -120,7 +122,8 @@ class Soak:
             "checkpoint.every": 10,
             "checkpoint.keep": 3,
             "data.bad_share": 0.5,
-            "watch.step": 20,
+            "loader.timeout": 30,
+            "watch.step": 45,
             "watch.other": LIMIT,
         }
         command = [str(ROOT / "launch/local.sh"), str(PROCESSES), "--config", "configs/dora.py:smoke"]
@@ -177,6 +180,8 @@ class Soak:
             os.kill(self._processes()[process], number)
         while len(self._starts()) == starts:
             self._wait_a_little(began)
+        while self._update() > self._starts()[-1]:  # lines of updates that are done again are cut first
+            self._wait_a_little(began)
         self._wait_for_update(self._starts()[-1] + 1)
         self.times[kind].append(time.monotonic() - began)
         if self._starts()[-1] < kept[-1]:
@@ -212,10 +217,7 @@ class Soak:
     def _judge(self, code: int, seconds: float) -> int:
         """Compare with the run without faults, and print the figures."""
         whole, run = self.folder / "whole", self.run_folder
-        losses = [
-            [json.loads(line)["loss"] for line in (at / "metrics.jsonl").read_text().splitlines()]
-            for at in (whole, run)
-        ]
+        losses = [logged_losses(at) for at in (whole, run)]
         one, other = build.restore(whole).state, build.restore(run).state
         equal = jax.tree.map(lambda a, b: np.array_equal(a, b), one, other)
         lists = [damaged(at) for at in (whole, run)]
