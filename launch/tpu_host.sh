@@ -39,10 +39,14 @@ run() { # in the background
 }
 
 look() {
-	[[ -s ssljax.code ]] || alive || sleep 2 # its code is written a moment after its end
-	if [[ -s ssljax.code ]]; then echo "ssljax: $(cat ssljax.code)"; elif alive; then echo "ssljax: running"; else
-		echo "ssljax: lost" # the host was started anew
-	fi
+	local code seconds
+	for seconds in 0 2; do # its code is written a moment after its end
+		sleep "$seconds"
+		code=$(cat ssljax.code 2>/dev/null) || true
+		[[ -z $code ]] || { echo "ssljax: $code" && return; }
+		! alive || { echo "ssljax: running" && return; }
+	done
+	echo "ssljax: lost" # the host was started anew
 }
 
 stop() { ! alive || kill -TERM "$(cat ssljax.pid)"; }

@@ -23,8 +23,10 @@ beat = workdir / "heartbeats" / process
 
 def alive(seconds):
     beat.parent.mkdir(exist_ok=True)
-    beat.write_text("update 3")
-    os.utime(beat, (time.time(), time.time() + seconds))
+    temporary = beat.with_suffix(".tmp")
+    temporary.write_text("update 3")
+    os.utime(temporary, (time.time(), time.time() + seconds))
+    temporary.replace(beat)
 
 print("doing", action, flush=True)
 if action == "serve":

@@ -181,7 +181,8 @@ def test_a_host_that_was_started_anew_joins_again(cloud):
     wait_for(code.exists)
     assert len((cloud / "run" / "started-1").read_text().splitlines()) == 2
     assert finish(launch(cloud, "--stop"))[0] == 0
-    assert finish(script)[0] == 75
+    ended, told = finish(script)
+    assert ended == 75, told + (cloud / "host-0" / "ssljax.out").read_text()
     assert len((cloud / "run" / "started-0").read_text().splitlines()) == 1
 
 
