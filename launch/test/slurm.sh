@@ -56,6 +56,7 @@ SlurmctldLogFile=$work/slurmctld.log
 SlurmdLogFile=$work/slurmd.log
 MpiDefault=none
 ReturnToService=2
+MinJobAge=7200
 KillWait=10
 NodeName=$host NodeAddr=127.0.0.1 CPUs=16
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
