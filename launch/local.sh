@@ -27,6 +27,18 @@ done
 [[ $workdir ]] || refuse "--workdir is missing"
 command -v ssljax >/dev/null || refuse "no ssljax is on the PATH: activate the environment that holds it"
 mkdir -p "$workdir/logs"
+
+keeps() { # whether the folder's file system does what a run and its heartbeats need, which those over buckets do not
+	local folder due=$(($(date +%s) + 3600))
+	folder=$(mktemp --directory "$workdir/probe-XXXXXX") && mkdir "$folder/a" &&
+		echo 1 >"$folder/a/file" && echo 2 >>"$folder/a/file" && touch --date="@$due" "$folder/a/file" &&
+		mv "$folder/a" "$folder/b" && [[ $(stat -c %Y "$folder/b/file") == "$due" && $(wc -l <"$folder/b/file") == 2 ]]
+	local kept=$?
+	rm -rf "$folder"
+	return $kept
+}
+keeps || refuse "$workdir does not keep appended lines, renamed folders and times of modification to come, which \
+heartbeats are: --workdir has to be on a shared POSIX file system, not on a bucket"
 first=${PROCESS:-0} logs=() beats=()
 for ((i = first; i < first + count; i++)); do
 	logs+=("$workdir/logs/process-$i.log") beats+=("$workdir/heartbeats/$i")

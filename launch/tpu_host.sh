@@ -39,6 +39,7 @@ run() { # in the background
 }
 
 look() {
+	[[ -s ssljax.code ]] || alive || sleep 2 # its code is written a moment after its end
 	if [[ -s ssljax.code ]]; then echo "ssljax: $(cat ssljax.code)"; elif alive; then echo "ssljax: running"; else
 		echo "ssljax: lost" # the host was started anew
 	fi

@@ -4,7 +4,8 @@
 # Runs `ssljax train` on all hosts of a Cloud TPU slice and watches it to the end. On each host launch/local.sh kills and
 # restarts what dies or hangs, whether this script goes on or not: the same command watches again. The slice has to be
 # there; with ACCELERATOR=v5litepod-16 VERSION=v2-alpha-tpuv5-lite (and SPOT=yes) a queued resource is made where it is
-# not, and again whenever it is preempted. SHARE is an NFS folder, such as Filestore's, that all hosts mount at /share.
+# not, and again whenever it is preempted; where gcloud cannot tell (no network, an expired login), it is asked again
+# every minute, ASKS (60) times. SHARE is an NFS folder, such as Filestore's, that all hosts mount at /share.
 #
 # Ends with 0 when the run has finished, 2 on bad input, 75 when it was told to stop and has saved, which
 #   TPU=venice ZONE=us-west4-a launch/tpu_vm.sh --stop
@@ -13,14 +14,26 @@ set -euo pipefail
 
 say() { echo "launch/tpu_vm.sh: $*" >&2; }
 : "${TPU:?is the name of the slice; see the head of launch/tpu_vm.sh}" "${ZONE:?is the zone of the slice}"
+ASKS=${ASKS:-60}
 root=$(cd "$(dirname "$0")/.." && pwd)
-package=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$package"' EXIT
+package=$(mktemp --suffix=.tar.gz) errors=$(mktemp)
+trap 'rm -f "$package" "$errors"' EXIT
 
 at_all() { gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --quiet --command="$1"; }
 host() { at_all "bash ssljax/launch/tpu_host.sh $(printf '%q ' "$@")"; }
-state() { gcloud compute tpus tpu-vm describe "$TPU" --zone="$ZONE" --format='value(state)' 2>/dev/null || echo MISSING; }
 pause() { sleep "${PERIOD:-60}"; }
+
+look_up() { # sets `now`: the state of the slice, MISSING only where gcloud says so; what else fails is asked again
+	local failed=0
+	until now=$(gcloud compute tpus tpu-vm describe "$TPU" --zone="$ZONE" --format='value(state)' 2>"$errors"); do
+		now=MISSING
+		! grep --quiet "NOT_FOUND.*/nodes/$TPU'" "$errors" || return 0
+		((failed += 1))
+		say "the state of $TPU is unknown ($failed of at most $ASKS in a row): $(head -n 1 "$errors")"
+		((failed < ASKS)) || { say "gave up the watching, not the run; the same command watches again"; exit 1; }
+		pause
+	done
+}
 
 make_slice() {
 	say "asking for $ACCELERATOR"
@@ -30,8 +43,8 @@ make_slice() {
 }
 
 wait_for_slice() {
-	local now asked=""
-	while now=$(state) && [[ $now != READY ]]; do
+	local asked=""
+	while look_up && [[ $now != READY ]]; do
 		if [[ -z $asked && $now =~ ^(MISSING|PREEMPTED|TERMINATED|STOPPED)$ ]]; then
 			say "$TPU is $now"
 			[[ ${ACCELERATOR:-} ]] || { say "start it, or name what to make by ACCELERATOR and VERSION"; exit 1; }
@@ -64,7 +77,8 @@ wait_for_slice
 if ! look 2>/dev/null || [[ $codes != *running* ]]; then start "$@"; fi
 while pause; do
 	if ! look; then # the network, or the slice is gone
-		[[ $(state) != READY ]] || continue
+		look_up
+		[[ $now != READY ]] || continue
 		wait_for_slice
 		start "$@"
 		continue

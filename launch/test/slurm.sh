@@ -75,7 +75,8 @@ for ((i = 0; ; i++)); do
 	sleep 0.5
 done
 
-# --- What is submitted: the real ssljax, and a stand-in that ends with a code, or with 75 once it gets SIGTERM
+# --- What is submitted: the real ssljax, and a stand-in that ends with a code, or with 75 once it gets SIGTERM,
+# but for the task that it is told to
 mkdir "$work/bin" "$work/stand-in"
 cat >"$work/bin/ssljax" <<END
 #!/usr/bin/env bash
@@ -83,7 +84,7 @@ exec "$python" -m ssljax.cli "\$@"
 END
 cat >"$work/stand-in/ssljax" <<'END'
 #!/usr/bin/env bash
-[[ $* == *serve* ]] || exit "${@: -1}"
+[[ $* == *serve* && $* != *"but $SLURM_PROCID "* ]] || exit "${@: -1}"
 trap 'exit 75' TERM
 sleep 600 &
 wait
@@ -139,6 +140,7 @@ check "sbatch --test-only takes slurm_prepare.sbatch" \
 with_stand_in() { PATH=$work/stand-in:$PATH submit "$@"; }
 crashing=$(with_stand_in crashing "${train[@]}" --workdir x 3)
 refused=$(with_stand_in refused "${train[@]}" --workdir x 2)
+mixed=$(with_stand_in mixed "${train[@]}" --workdir x serve but 1 2)
 timed=$(RESTARTS=0 with_stand_in timed --time=1 --signal=TERM@1 "${train[@]}" --workdir x serve)
 cancelled=$(with_stand_in cancelled "${train[@]}" --workdir x serve)
 export PATH=$work/bin:$PATH
@@ -179,6 +181,7 @@ mistaken=$(submit mistaken "${train[@]}" "${arguments[@]}" --config.no_such_key=
 
 expect "bad input is not tried again" "$mistaken" "FAILED 2:0 0"
 expect "nor is what a task refuses" "$refused" "FAILED 2:0 0"
+expect "even where the other tasks, which would go on, are killed" "$mixed" "FAILED 2:0 0"
 expect "a task that dies is tried again, so often and no more" "$crashing" "FAILED 3:0 1"
 expect "SIGTERM reaches the tasks before the time is over" "$timed" "FAILED 75:0 0"
 expect "a cancelled job does not come back" "$cancelled" "CANCELLED * 0"

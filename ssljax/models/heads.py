@@ -107,7 +107,7 @@ class DINOHead(nnx.Module):
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
-    @jax.named_scope("head")
+    @jax.named_scope("prototypes")
     def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
         """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
         return self.last(z)

@@ -35,7 +35,7 @@ class Memory(NamedTuple):
         parameters: The trained ones.
         optimizer: Moments and counters.
         untrained: What the objective keeps: teacher, centre, statistics.
-        batch: The samples of one update; the next batch waits in as much again.
+        batch: The samples of one update, and of two that wait for theirs.
         temporaries: What an update needs while it runs: activations, gradients, gathered weights.
         program: The compiled code, which lies in a TPU's memory too.
     """
@@ -98,7 +98,7 @@ def compile_step(config: ConfigDict, target: Topology) -> Compiled:
         parameters=_bytes(state.params),
         optimizer=_bytes(state.opt_state),
         untrained=_bytes(state.state),
-        batch=_bytes(batch),
+        batch=3 * _bytes(batch),  # see `Ahead`
         temporaries=told.temp_size_in_bytes + max(0, told.output_size_in_bytes - told.alias_size_in_bytes),
         program=told.generated_code_size_in_bytes if target.chip.links > 1 else 0,
     )

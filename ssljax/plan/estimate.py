@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ class Plan(NamedTuple):
         target: The devices.
         compiled: The step.
         layers: FLOPs of an update of all devices by layer, without recomputation.
-        executed_flops: The same together, with recomputation.
+        executed_flops: The same together, with recomputation and what devices along `tensor` repeat.
         collectives: Of an update.
         times: Of an update, seconds.
         scaling: Efficiency by number of devices.
@@ -93,8 +94,9 @@ def make_plan(name: str, config: ConfigDict, target: Topology, price: float | No
     """
     limits.check_numbers(config)
     compiled = compile_step(config, target)
-    devices = list(mesh.make_mesh(config.mesh, target.devices).devices.flat)
-    executed = flops.total(layer_flops(plain(config, remat=False)))
+    layout = mesh.make_mesh(config.mesh, target.devices)
+    devices = list(layout.devices.flat)
+    executed = _repeated(layer_flops(plain(config, remat=False)), layout.shape["tensor"])
     passed = collectives(compiled.program, len(devices))
     of_update = (target.chip, devices, executed / len(devices), compiled.program.traffic(), passed)
     return Plan(
@@ -112,6 +114,12 @@ def make_plan(name: str, config: ConfigDict, target: Topology, price: float | No
         price_given=price is not None,
         notes=tuple(_notes(config, target)),
     )
+
+
+def _repeated(layers: Mapping[str, float], tensor: int) -> float:
+    """Return the FLOPs of all devices together; along `tensor` these repeat what that axis does not split."""
+    split = {"mlp", "prototypes"}
+    return sum(number * (1 if split & set(name.split("/")) else tensor) for name, number in layers.items())
 
 
 def _frames(config: ConfigDict) -> int:

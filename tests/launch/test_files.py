@@ -42,7 +42,8 @@ def options(verb):
 
 # The flags of every other program in these files.
 OTHERS = {
-    "date, rm, stat, mktemp, mountpoint, tail": "--iso-8601 --suffix --quiet --pid",
+    "date, rm, stat, mktemp, touch, sed, mountpoint, tail": "--iso-8601 --suffix --directory --date --unbuffered "
+    "--quiet --pid",
     "setpriv, nvidia-smi": "--pdeathsig --query-gpu --format",
     "sbatch, srun": "--nodes --ntasks --ntasks-per-node --gpus-per-node --gpus-per-task --cpus-per-task --array "
     "--signal --job-name --open-mode --requeue --kill-on-bad-exit --export --time --test-only --parsable --wait",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_in import executable
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "local.sh"
 
@@ -191,3 +192,13 @@ def test_wrong_usage_is_told(environment, arguments, message):
     told = subprocess.run(["bash", SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == 2
     assert message in told.stderr
+
+
+@pytest.mark.parametrize("program", ["touch", "mv"])
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_folder_like_a_buckets_is_refused(tmp_path, launch, program, code):
+    executable(tmp_path / "bin" / program, f"#!/bin/sh\nexit {code}\n")  # it does nothing, and says so or not
+    ended, told = finish(launch())
+    assert ended == 2
+    assert "times of modification to come" in told and "not on a bucket" in told
+    assert not started(tmp_path) and not list((tmp_path / "run").glob("probe-*"))

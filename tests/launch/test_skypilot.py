@@ -15,6 +15,7 @@ RECOVERY = dict(
     recover_on_exit_codes={"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
 )
 RESOURCES = dict(
+    infra={"type": "string", "pattern": "^(?i:kubernetes|k8s)(?:/.+)?$"},
     accelerators={"type": "string"},
     cpus={"type": ["string", "integer"]},
     use_spot={"type": "boolean"},
@@ -30,9 +31,30 @@ TASK = {
         workdir={"type": "string"},
         resources={"type": "object", "additionalProperties": False, "properties": RESOURCES},
         file_mounts={"additionalProperties": {"type": "object", "additionalProperties": False, "properties": MOUNT}},
+        volumes=TEXTS,
         envs=TEXTS,
         setup={"type": "string"},
         run={"type": "string"},
+    ),
+}
+
+VOLUME = {
+    "type": "object",
+    "required": ["name", "type"],
+    "additionalProperties": False,
+    "properties": dict(
+        name={"type": "string"},
+        type={"enum": ["k8s-pvc", "runpod-network-volume"]},
+        infra=RESOURCES["infra"],
+        size={"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti)$"},
+        config={
+            "type": "object",
+            "additionalProperties": False,
+            "properties": dict(
+                access_mode={"enum": ["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany"]},
+                storage_class_name={"type": "string"},
+            ),
+        },
     ),
 }
 
@@ -61,6 +83,17 @@ def test_tasks_fit_the_schema(name):
     jsonschema.validate(task(name), TASK)
     for part in ("setup", "run"):
         subprocess.run(["bash", "-n", "-c", task(name)[part]], check=True)
+
+
+@pytest.mark.parametrize("name", ["skypilot.yaml", "skypilot_prepare.yaml"])
+def test_what_is_written_is_on_a_volume_that_all_hosts_write(name):
+    volume = task("skypilot_volume.yaml")
+    jsonschema.validate(volume, VOLUME)
+    assert volume["config"]["access_mode"] == "ReadWriteMany"
+    assert task(name)["volumes"] == {"/share": volume["name"]}
+    arguments = task(name)["envs"]["ARGUMENTS"].split()
+    (written,) = [arguments[i + 1] for i, word in enumerate(arguments) if word in ("--workdir", "--output")]
+    assert written.startswith("/share/")
 
 
 def test_bad_input_is_not_tried_again():

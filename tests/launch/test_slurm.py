@@ -16,11 +16,12 @@ MISSING = [name for name in ("slurmctld", "slurmd", "munged") if shutil.which(na
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Stand-ins of Slurm's commands: a step that ends with $CODE, a job that is in $STATE, which a requeue ends."""
-    executable(tmp_path / "srun", '#!/bin/sh\necho "$@" >"${0%srun}step"\nexit "$CODE"\n')
+    """Stand-ins of Slurm's commands: a step that says $SAID and ends with $CODE, a job in $STATE that a requeue ends."""
+    executable(tmp_path / "srun", '#!/bin/sh\necho "$@" >"${0%srun}step"\necho "$SAID" >&2\nexit "$CODE"\n')
     text = '#!/bin/sh\n[ "$1" = requeue ] || exec echo "JobId=7 JobState=$STATE Reason=x"\n'
     executable(tmp_path / "scontrol", text + 'touch "${0%scontrol}requeued"\nkill -KILL "$PPID"\n')
     own = {"PATH": f"{tmp_path}:{PATH}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "STATE": "RUNNING"}
+    own |= {"SAID": "", "TMPDIR": str(tmp_path)}
 
     def run(script, *arguments, **variables):
         command = ["bash", LAUNCH / script, *arguments]
@@ -52,6 +53,19 @@ def test_a_job_that_died_or_saved_is_queued_again(slurm, code):
 )
 def test_a_job_that_is_over_is_not(slurm, code, variables):
     assert slurm("slurm.sbatch", **variables, CODE=str(code))[:2] == (code, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("srun: error: node7: task 1: Exited with exit code 2", (2, False)),
+        ("50 %\\rsrun: error: node7: tasks 3-5: Exited with exit code 2", (2, False)),
+        ("srun: error: node7: task 1: Exited with exit code 22", (-9, True)),
+    ],
+)
+def test_a_task_that_refuses_ends_the_job_although_the_others_are_killed(tmp_path, slurm, said, expected):
+    assert slurm("slurm.sbatch", CODE="143", SAID=said)[:2] == expected
+    assert not list(tmp_path.glob("tmp.*"))
 
 
 def test_steps_have_the_jobs_processors(slurm):

@@ -11,12 +11,20 @@ import pytest
 from stand_in import PROGRAM, executable
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "tpu_vm.sh"
-# Hosts are $CLOUD/host-N; $CLOUD/state is the slice's. Installing puts the stand-in of ssljax where uv would.
+# Hosts are $CLOUD/host-N; $CLOUD/state is the slice's, each line of $CLOUD/failures why asking for it fails once.
+# Installing puts the stand-in of ssljax where uv would.
 GCLOUD = """#!/usr/bin/env bash
 set -euo pipefail
 echo "$*" >>"$CLOUD/asked"
 case $4 in
-	describe) cat "$CLOUD/state" ;;
+	describe)
+		if [[ -s $CLOUD/failures ]]; then
+			head -n 1 "$CLOUD/failures" >&2
+			sed -i 1d "$CLOUD/failures"
+			exit 1
+		fi
+		cat "$CLOUD/state"
+		;;
 	create)
 		[[ $* == "compute tpus queued-resources create slice --zone=here --quiet --node-id=slice --spot \
 --accelerator-type=v5litepod-8 --runtime-version=v2-alpha" ]]
@@ -128,6 +136,40 @@ def test_a_preempted_slice_is_made_again(cloud):
     code, told = finish(launch(cloud, ACCELERATOR="v5litepod-8", VERSION="v2-alpha", SPOT="yes"))
     assert code == 0, told
     assert "slice is PREEMPTED" in told
+
+
+MISSING = (
+    "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'projects/p/locations/here/nodes/slice' was not "
+    "found. This command is authenticated as a@b.c\n"
+)
+OFFLINE = "ERROR: gcloud crashed (TransportError): Failed to resolve 'oauth2.googleapis.com'\n"
+NO_PROJECT = "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'projects/p' was not found\n"
+
+
+def test_a_missing_slice_is_made(cloud):
+    (cloud / "failures").write_text(MISSING)
+    for number in range(2):
+        (cloud / f"host-{number}").rmdir()
+    code, told = finish(launch(cloud, ACCELERATOR="v5litepod-8", VERSION="v2-alpha", SPOT="yes"))
+    assert code == 0, told
+    assert "slice is MISSING" in told and "unknown" not in told
+
+
+@pytest.mark.parametrize("failure", [OFFLINE, NO_PROJECT])
+def test_a_slice_of_which_nothing_is_known_is_asked_for_again_and_kept(cloud, failure):
+    (cloud / "failures").write_text(2 * failure)
+    code, told = finish(launch(cloud, ACCELERATOR="v5litepod-8", VERSION="v2-alpha"))
+    assert code == 0, told
+    assert f"unknown (2 of at most 60 in a row): {failure}" in told
+    assert not {"delete", "create"} & set((cloud / "asked").read_text().split())
+
+
+def test_asking_ends(cloud):
+    (cloud / "failures").write_text(5 * OFFLINE)
+    code, told = finish(launch(cloud, ASKS="3", ACCELERATOR="v5litepod-8", VERSION="v2-alpha"))
+    assert code == 1, told
+    assert "unknown (3 of at most 3 in a row)" in told and "the same command watches again" in told
+    assert not {"delete", "create"} & set((cloud / "asked").read_text().split())
 
 
 def test_a_host_that_was_started_anew_joins_again(cloud):

@@ -44,7 +44,7 @@ def test_plan_of_eight_cpus(tmp_path, capsys):
     assert memory["parameters"] == bytes_of(state.params, 2)
     assert memory["optimizer"] == bytes_of(state.opt_state, 2)
     assert memory["untrained"] == bytes_of(state.state, 2)
-    assert memory["batch"] == 2 * 40 * 40 * 3 + 4  # one of eight clips, and its position
+    assert memory["batch"] == 3 * (2 * 40 * 40 * 3 + 4)  # one of eight clips and its position, and two that wait
     assert memory["temporaries"] > 0
     assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
 
