@@ -16,7 +16,7 @@ MISSING = [name for name in ("slurmctld", "slurmd", "munged") if shutil.which(na
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Stand-ins of Slurm's commands: a step that says $SAID, ends with $CODE, a job in $STATE that a requeue ends."""
+    """Stand-ins of Slurm: a step that says $SAID and ends with $CODE, a job in $STATE that a requeue ends."""
     executable(tmp_path / "srun", '#!/bin/sh\necho "$@" >"${0%srun}step"\necho "$SAID" >&2\nexit "$CODE"\n')
     text = '#!/bin/sh\n[ "$1" = requeue ] || exec echo "JobId=7 JobState=$STATE Reason=x"\n'
     executable(tmp_path / "scontrol", text + 'touch "${0%scontrol}requeued"\nkill -KILL "$PPID"\n')
