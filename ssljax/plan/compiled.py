@@ -12,11 +12,10 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh, step
+from ssljax.chips import GIB
 from ssljax.errors import InputError
 from ssljax.plan.hlo import Program
 from ssljax.plan.topology import Topology
-
-GIB = 2**30
 
 
 class OutOfMemory(InputError):
