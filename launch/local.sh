@@ -92,7 +92,7 @@ kill_all() { # a stopped process ends by SIGKILL alone
 	while ((${#codes[@]} < ${#pids[@]})); do collect; sleep 0.1 || true; done
 }
 
-fail() { reason=${reason:-"$2"} && ((code != 0 && code != 75)) || code=$1; }
+fail() { reason+=${reason:+", "}$2 && ((code != 0 && code != 75)) || code=$1; }
 
 judge() { # of one process: sets `code`, and `reason` where the run cannot go on
 	local name="process $((first + $1))" due
@@ -121,11 +121,15 @@ watch() { # until all have ended, by themselves or killed
 		for i in "${!pids[@]}"; do judge "$i"; done
 		[[ -z $stopping ]] || ((now < stopping + ${STOP_SECONDS:-600})) || fail 137 "saving took too long"
 	done
+	for i in "${!pids[@]}"; do # why the others may have given up
+		[[ ${codes[i]:-} || $(ps -o stat= -p "${pids[i]}") != T* ]] || reason+=", process $((first + i)) was stopped"
+	done
 	kill_all
 	[[ " ${codes[*]} " != *" 2 "* ]] || code=2
 }
 
 limit=${RESTARTS:-10}
+[[ $limit =~ ^[0-9]+$ ]] || refuse "RESTARTS is '$limit', not a number"
 for ((restart = 0; ; restart++)); do
 	say "$count processes, start $((restart + 1)) of at most $((limit + 1)); logs in $workdir/logs"
 	code=0 reason=""

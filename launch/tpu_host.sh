@@ -4,6 +4,13 @@ set -euo pipefail
 script=$(realpath "$0")
 cd
 
+# Gathers of weights behind the work: without these flags the compiler makes them wait on some chips.
+: "${LIBTPU_INIT_ARGS:=--xla_tpu_enable_async_collective_fusion=true \
+--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true \
+--xla_tpu_enable_async_collective_fusion_multiple_steps=true \
+--xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true}"
+export LIBTPU_INIT_ARGS
+
 alive() { kill -0 "$(cat ssljax.pid)" 2>/dev/null; }
 
 install() { # SHARE

@@ -40,30 +40,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from ssljax import configuration
+    from ssljax.stop import Start
 
-    config = configuration.load(options.config, overrides)
-    if config.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    if config.loader.workers:
-        from absl import flags
+    with Start() as start:
+        from ssljax import configuration
 
-        flags.FLAGS(["ssljax"])  # Grain's worker processes ask for parsed flags
-    from ssljax import build, processes
-    from ssljax.profile import parse_range
+        config = configuration.load(options.config, overrides)
+        if config.deterministic:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+        if config.loader.workers:
+            from absl import flags
 
-    profile = parse_range(options.profile) if options.profile is not None else None
-    several = processes.join(options.coordinator, options.processes, options.process, detect=options.distributed)
-    try:
-        from ssljax.train import train
+            flags.FLAGS(["ssljax"])  # Grain's worker processes ask for parsed flags
+        from ssljax import build, processes
+        from ssljax.profile import parse_range
 
-        if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
-            raise SystemExit(STOPPED)
-    except BaseException as error:
-        stopped = isinstance(error, SystemExit) and error.code == STOPPED
-        if (several and not stopped) or isinstance(error, Stalled):
-            processes.end_at_once(error)
-        raise
+        profile = parse_range(options.profile) if options.profile is not None else None
+        several = processes.join(options.coordinator, options.processes, options.process, detect=options.distributed)
+        start.listen()
+        try:
+            from ssljax.train import train
+
+            if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
+                raise SystemExit(STOPPED)
+        except BaseException as error:
+            stopped = isinstance(error, SystemExit) and error.code == STOPPED
+            if (several and not stopped) or isinstance(error, Stalled):
+                processes.end_at_once(error)
+            raise
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:

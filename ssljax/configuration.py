@@ -141,6 +141,7 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config = _get_config(location)
     before = config.to_dict()
+    overrides = [_quoted(override, config) for override in overrides]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
@@ -153,6 +154,17 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
     config.lock()
     return config
+
+
+def _quoted(override: str, config: ConfigDict) -> str:
+    """Return an override of a tuple by a path with spaces as absl reads one; others as they are."""
+    name, _, value = override.partition("=")
+    if " " not in value or not Path(value).exists():
+        return override
+    there: Any = config
+    for key in name.removeprefix("--config.").split("."):
+        there = there.get(key) if isinstance(there, ConfigDict) else None
+    return f"{name}={(value,)!r}" if isinstance(there, tuple) else override
 
 
 def _check_tuples(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> None:

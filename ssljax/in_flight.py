@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class InFlight:
         self._log, self._together, self._check = log, together, check
         self._updates: collections.deque[tuple[int, Any, Any]] = collections.deque()
         self._ended: collections.deque[float] = collections.deque()  # of the oldest of them, those seen to have ended
+        self._last = log.meter.now()  # the end of the newest of these
         self.newest: dict[str, float] = {}
         self._heard: dict[int, Heard] = {}
 
@@ -47,9 +49,11 @@ class InFlight:
             InputError: A loss is not finite, or too many updates in a row were skipped: what `check` raises.
         """
         while len(self._updates) > pending:
+            self._look()
             number, values, said = self._updates.popleft()
             self.newest = {name: float(value) for name, value in jax.device_get(values).items()}
             ended = self._ended.popleft() if self._ended else self._log.meter.now()
+            self._last = max(self._last, ended)
             self._check(number, self.newest)
             heard = self._heard[number] = self._together.hear(said)
             self._heard.pop(number - _REMEMBERED, None)
@@ -63,8 +67,12 @@ class InFlight:
         return self._heard.get(number, _NOTHING)
 
     def _look(self) -> None:
-        """Note the time for the updates that ended since the last look: some are logged only much later."""
-        for _, values, _ in list(self._updates)[len(self._ended) :]:
-            if not values["loss"].is_ready():
-                return
-            self._ended.append(self._log.meter.now())
+        """Note the time for the updates that ended since the last look: some are logged only much later.
+
+        Where several did, they share the time since then: which of them took how much of it nobody saw.
+        """
+        waiting = [values for _, values, _ in self._updates][len(self._ended) :]
+        ended = list(itertools.takewhile(lambda values: values["loss"].is_ready(), waiting))
+        now, last = self._log.meter.now(), self._last
+        self._ended.extend(last + (now - last) * number / len(ended) for number in range(1, len(ended) + 1))
+        self._last = now if ended else last

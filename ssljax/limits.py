@@ -58,6 +58,8 @@ def check_numbers(config: ConfigDict) -> None:
         value = _value(config, name)
         if not value > 0:
             raise InputError(f"config.{name} is {value}; give more than 0.")
+    if config.checkpoint.share > 1:
+        raise InputError(f"config.checkpoint.share is {config.checkpoint.share}; give a part of the time, up to 1.")
     if not config.watch.step > config.loader.timeout:
         raise InputError(
             f"config.loader.timeout is {config.loader.timeout:g} s, but who watches the run takes it for dead after "

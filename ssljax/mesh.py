@@ -68,6 +68,8 @@ def _sizes(layout: str, count: int) -> tuple[int, int, int]:
             )
         sizes[name] = int(size)
     fsdp, tensor = sizes.get("fsdp", 1), sizes.get("tensor", 1)
+    if count % (fsdp * tensor):
+        raise InputError(f"mesh {layout!r} needs a multiple of {fsdp * tensor} devices, but there are {count}.")
     data = sizes.get("data", count // (fsdp * tensor))
     if data * fsdp * tensor != count:
         raise InputError(f"mesh {layout!r} needs {max(data, 1) * fsdp * tensor} devices, but there are {count}.")

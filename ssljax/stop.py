@@ -1,10 +1,43 @@
-"""SIGTERM and Ctrl-C as a request to save and stop."""
+"""SIGTERM and Ctrl-C: as an end while there is nothing to save, and as a request to save and stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Any
+
+from ssljax.errors import STOPPED
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Start:
+    """While a run starts, ends the process at once with the code of a stop: there is nothing to save yet.
+
+    An exception, as Python raises it at Ctrl-C, would be lost in the callbacks of the libraries that are loaded.
+    """
+
+    def __enter__(self) -> Start:
+        """Install the handlers."""
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Install the handlers again, after what may have replaced them."""
+        for number in _SIGNALS:
+            signal.signal(number, _end)
+
+    def __exit__(self, *_: object) -> None:
+        """Put the handlers back that were there."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"ssljax: stopped while nothing was to be saved; the same command begins, or continues, the run.\n")
+    os._exit(STOPPED)
 
 
 class Stop:
@@ -21,7 +54,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         """Install the handlers."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -60,6 +60,8 @@ def fault(folder: Path, *, thorough: bool = True) -> str | None:
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} cannot be read ({error})"
     try:
+        if not checksums["files"]:
+            return f"{CHECKSUMS} lists no file"
         for name, (size, digest) in checksums["files"].items():
             path = folder / name
             if not path.is_file():

@@ -19,7 +19,7 @@ from ssljax.evaluate.labelled import described, labelled_pair
 from ssljax.evaluate.numbers import check_decay, check_seed
 from ssljax.evaluate.result import Result
 from ssljax.models.attention import linear
-from ssljax.models.blocks import Mlp, layer_norm
+from ssljax.models.blocks import LayerNorm, Mlp
 from ssljax.models.pure import Pure
 from ssljax.objectives.base import Encoder
 from ssljax.ops.augment import normalise
@@ -122,7 +122,7 @@ class AttentiveHead(nnx.Module):
     def __init__(self, *, width: int, heads: int, classes: int, rngs: nnx.Rngs) -> None:
         self.heads = heads
         self.query = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width,)))
-        self.norm1, self.norm2 = (layer_norm(width, 1e-5, "float32", rngs) for _ in range(2))
+        self.norm1, self.norm2 = (LayerNorm(width, 1e-5, "float32", rngs) for _ in range(2))
         self.q = linear(width, width, "float32", rngs)
         self.kv = linear(width, 2 * width, "float32", rngs)
         self.mlp = Mlp(width=width, ratio=4.0, kind="gelu", dtype="float32", rngs=rngs)

@@ -20,7 +20,7 @@ from ssljax.evaluate.labelled import described, labelled_pair
 from ssljax.evaluate.numbers import check_decay, check_seed
 from ssljax.evaluate.result import Result
 from ssljax.mesh import local_rows, shardings
-from ssljax.models.blocks import layer_norm
+from ssljax.models.blocks import LayerNorm
 from ssljax.models.pure import Params, Pure
 from ssljax.models.vit import ViT
 from ssljax.objectives.base import Encoder
@@ -156,7 +156,7 @@ class ClassifierHead(nnx.Module):
     """A layer norm and a linear layer that starts close to zero, at a deviation of 2e-5, as MAE's does."""
 
     def __init__(self, *, width: int, classes: int, rngs: nnx.Rngs) -> None:
-        self.norm = layer_norm(width, 1e-6, "float32", rngs)
+        self.norm = LayerNorm(width, 1e-6, "float32", rngs)
         self.linear = nnx.Linear(width, classes, kernel_init=nnx.initializers.normal(2e-5), rngs=rngs)
 
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b c"]:

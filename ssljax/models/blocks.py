@@ -105,9 +105,9 @@ class Block(nnx.Module):
         attention: str,
         rngs: nnx.Rngs,
     ) -> None:
-        self.norm1 = layer_norm(width, norm_eps, dtype, rngs)
+        self.norm1 = LayerNorm(width, norm_eps, dtype, rngs)
         self.attention = Attention(width=width, heads=heads, dtype=dtype, implementation=attention, rngs=rngs)
-        self.norm2 = layer_norm(width, norm_eps, dtype, rngs)
+        self.norm2 = LayerNorm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(width=width, ratio=mlp_ratio, kind=mlp, dtype=dtype, rngs=rngs)
         self.scaled = layer_scale is not None
         if layer_scale is not None:
@@ -138,9 +138,23 @@ class Block(nnx.Module):
         return x + (y if drop is None else y * drop[:, branch, None, None].astype(y.dtype))
 
 
-def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Return a layer norm with float32 statistics, the variance from centred values."""
-    return nnx.LayerNorm(width, epsilon=eps, dtype=jnp.dtype(dtype), use_fast_variance=False, rngs=rngs)
+class LayerNorm(nnx.LayerNorm):
+    """A layer norm computed in float32, gradients of its scale and bias included, the variance from centred values.
+
+    Args:
+        width: Of the tokens.
+        eps: Added to the variance.
+        dtype: Of the output.
+        rngs: Of the initial weights, which are not random.
+    """
+
+    def __init__(self, width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> None:
+        super().__init__(width, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+        self.output = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:  # type: ignore[override]
+        """Return the normalised tokens."""
+        return super().__call__(x).astype(self.output)
 
 
 def drop_path_factors(keys: Array, depth: int, rate: float) -> Float[Array, "{depth} b 2"]:

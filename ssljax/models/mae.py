@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.attention import implementation_of
-from ssljax.models.blocks import layer_norm
+from ssljax.models.blocks import LayerNorm
 from ssljax.models.products import Linear
 from ssljax.models.pure import Params
 from ssljax.models.stack import REMAT, run_blocks, stacked_blocks
@@ -85,7 +85,7 @@ class MAEDecoder(nnx.Module):
             attention=attention,
             rngs=rngs,
         )
-        self.norm = layer_norm(hidden, norm_eps, dtype, rngs)
+        self.norm = LayerNorm(hidden, norm_eps, dtype, rngs)
         self.pixels = Linear(hidden, 3 * patch_size**2, dtype=jnp.dtype(dtype), rngs=rngs)
 
     @jax.named_scope("decoder")

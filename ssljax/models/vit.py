@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ssljax.errors import InputError
 from ssljax.models.attention import Probe, implementation_of
-from ssljax.models.blocks import Block, PatchEmbedding, drop_path_factors, layer_norm
+from ssljax.models.blocks import Block, LayerNorm, PatchEmbedding, drop_path_factors
 from ssljax.models.products import matmul
 from ssljax.models.stack import REMAT, run_blocks, stacked_blocks
 from ssljax.ops import arrays
@@ -142,7 +142,7 @@ class ViT(nnx.Module):
             attention=attention,
             rngs=rngs,
         )
-        self.norm = layer_norm(width, norm_eps, dtype, rngs)
+        self.norm = LayerNorm(width, norm_eps, dtype, rngs)
 
     def __call__(self, images: Float[arrays.Array, "b h w 3"], **keywords: Any) -> ViTOutput:
         """Return the encoding of normalised images of any size that patches divide; keywords as in `encode`."""

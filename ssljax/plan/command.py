@@ -29,6 +29,8 @@ def run(
     topologies.prepare(topology)
     if slices < 1 or (price is not None and price < 0):
         raise InputError(f"--slices is {slices} and --price is {price}; give at least 1, and 0 or more dollars.")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise InputError(f"--json is {output}; give a file in a folder that exists.")
     from ssljax import configuration
     from ssljax.plan import search as searching
     from ssljax.plan import table

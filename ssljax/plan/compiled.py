@@ -12,11 +12,10 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from ssljax import build, mesh, step
+from ssljax.chips import GIB
 from ssljax.errors import InputError
 from ssljax.plan.hlo import Program
 from ssljax.plan.topology import Topology
-
-GIB = 2**30
 
 
 class OutOfMemory(InputError):
@@ -113,15 +112,25 @@ def _bytes(tree: Any) -> float:
     return float(sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves))
 
 
+_SIZE = r"\(?([\d.]+)([KMGT]?)"
+_SAID = (
+    (re.compile(rf"Used {_SIZE} of {_SIZE}"), False),
+    (re.compile(rf"required for HLO temporaries {_SIZE}\) exceeds available HBM {_SIZE}\)"), True),
+)
+"""How compilers say what is needed and what is there, and whether the arguments come on top."""
+
+
 def _out_of_memory(target: Topology, message: str, known: float) -> OutOfMemory:
-    """Say what is missing in one sentence, with what to change."""
+    """Say what is missing in one sentence, with what to change; `known` is the bytes of the arguments."""
     units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    said = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm", message)
-    needed, there = known, target.chip.memory
-    if said:
-        needed, there = float(said.group(1)) * units[said.group(2)], float(said.group(3)) * units[said.group(4)]
+    needed, there, least = known, target.chip.memory, "at least " if message else ""
+    for pattern, more in _SAID:
+        said = pattern.search(message)
+        if said:
+            needed, there = (float(said.group(i)) * units[said.group(i + 1)] for i in (1, 3))
+            needed, least = needed + (known if more else 0.0), ""
     return OutOfMemory(
-        f"Out of memory on {target.name}: an update needs {'' if said else 'at least '}{needed / GIB:.1f} GiB of "
+        f"Out of memory on {target.name}: an update needs {least}{needed / GIB:.1f} GiB of "
         f"each device's {there / GIB:.1f}; split parameters (--config.mesh=fsdp=N) and batch (--config.accumulate=N), "
         "recompute more (--config.models.encoder.remat=full), lower --config.batch_size, or let --search find it.",
         needed,

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from ssljax import build, flops, mesh, step
 
-RECOMPUTE = ("vit", "mae_decoder", "resnet")
-"""Models with an argument `remat`."""
+REMAT = {"vit": ("none", "dots", "full"), "mae_decoder": ("none", "dots", "full"), "resnet": ("none", "full")}
+"""Models with an argument `remat`, and its values."""
 ATTEND = ("vit", "mae_decoder")
 """Models whose argument `attention` may take a fused kernel, which hides its products."""
 
@@ -37,5 +37,5 @@ def plain(config: ConfigDict, *, remat: bool = True) -> ConfigDict:
     config.unlock()
     for section in config.models.values():
         section.update({"attention": "xla"} if section.name in ATTEND else {})
-        section.update({"remat": "none"} if remat and section.name in RECOMPUTE else {})
+        section.update({"remat": "none"} if remat and section.name in REMAT else {})
     return config

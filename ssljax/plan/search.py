@@ -12,10 +12,8 @@ from ssljax import mesh
 from ssljax.errors import InputError
 from ssljax.plan.compiled import OutOfMemory
 from ssljax.plan.estimate import Plan, make_plan
-from ssljax.plan.model import RECOMPUTE
+from ssljax.plan.model import REMAT
 from ssljax.plan.topology import Topology
-
-REMAT = {"vit": ("none", "dots", "full"), "mae_decoder": ("none", "dots", "full"), "resnet": ("none", "full")}
 
 
 class Candidate(NamedTuple):
@@ -127,7 +125,7 @@ def _variant(config: ConfigDict, layout: str, parts: int, remat: str | None, bat
 
 
 def _remats(config: ConfigDict) -> tuple[str | None, ...]:
-    return REMAT[config.models.encoder.name] if config.models.encoder.name in RECOMPUTE else (None,)
+    return REMAT.get(config.models.encoder.name, (None,))
 
 
 def _seconds_per_sample(plan: Plan | None) -> float:

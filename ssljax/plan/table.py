@@ -7,10 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ssljax.chips import PRICES
+from ssljax.chips import GIB, PRICES
 from ssljax.plan.estimate import Plan
 
-GIB = 2**30
 WIDTH = 100
 
 Rows = list[tuple[str, ...]]

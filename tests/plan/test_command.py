@@ -10,7 +10,7 @@ import pytest
 from ssljax import build, cli, configuration, mesh, step
 from ssljax.errors import InputError
 from ssljax.plan import model_flops, search, table, topology
-from ssljax.plan.compiled import OutOfMemory
+from ssljax.plan.compiled import OutOfMemory, _out_of_memory
 from ssljax.plan.estimate import make_plan
 
 CONFIG, LAYOUT = "toy", "--config.mesh=fsdp=2"
@@ -108,6 +108,19 @@ def stub(plan, fits, times):
         return plan._replace(config=config, times=plan.times._replace(products=times(*setting)))
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("message", "needed", "there"),
+    [
+        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity", "20.5", "15.8"),
+        ("total memory required for HLO temporaries (112.00G) exceeds available HBM (15.75G).", "113.0", "15.8"),
+        ("something new", "at least 1.0", "4.0"),
+    ],
+)
+def test_what_compilers_say_of_memory(message, needed, there):
+    error = _out_of_memory(small(), f"RESOURCE_EXHAUSTED: {message}", 2.0**30)
+    assert f"an update needs {needed} GiB of each device's {there};" in str(error)
 
 
 @pytest.fixture(scope="module")
