@@ -48,6 +48,7 @@ def restarted(tmp_path):
         yield lambda asked, done: Profiler(tmp_path, asked, done, **parts)
 
 
+@pytest.mark.long
 def test_a_trace_has_the_updates_of_its_range_alone(tmp_path):
     train(config(2), tmp_path, profile=Range(2, 3))
     numbers, events = traced(tmp_path)

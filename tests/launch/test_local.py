@@ -13,12 +13,6 @@ from stand_in import executable
 SCRIPT = Path(__file__).parents[2] / "launch" / "local.sh"
 
 
-def heed_signals():
-    """Take back what nohup or a shell's & has the tests ignore, since a shell cannot trap what it came to ignore."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.fixture
 def launch(tmp_path, environment):
     """Start the script for two processes, whose words by start and process are given; `finish` waits for its end."""
@@ -28,8 +22,18 @@ def launch(tmp_path, environment):
         for number, plan in enumerate(plans, 1):
             for process, action in enumerate(plan):
                 (tmp_path / "run" / f"plan-{number}-{process}").write_text(action)
-        command = ["bash", SCRIPT, str(count), "--workdir", tmp_path / "run", *arguments]
-        told = dict(stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+        # What nohup or a shell's & has the tests ignore is taken back: a shell cannot trap what it came to ignore.
+        command = [
+            "env",
+            "--default-signal=INT,HUP",
+            "bash",
+            SCRIPT,
+            str(count),
+            "--workdir",
+            tmp_path / "run",
+            *arguments,
+        ]
+        told = dict(stderr=subprocess.PIPE, text=True)
         return subprocess.Popen(command, env=environment | variables, **told)
 
     return start

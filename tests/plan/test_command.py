@@ -68,7 +68,7 @@ def test_plan_of_eight_cpus(tmp_path, capsys):
         (["--topology", "cpu:8", "--price", "-1"], "0 or more dollars"),
         (["--topology", "cpu:9"], "9 CPU devices, but this process has 8"),
         (["--topology", "h100:1x8x16"], "at most 8 GPUs of each"),
-        (["--topology", "cpu:8", "--config.mesh=fsdp=3"], "needs 6 devices, but there are 8"),
+        (["--topology", "cpu:8", "--config.mesh=fsdp=3"], "needs a multiple of 3 devices, but there are 8"),
         (["--topology", "cpu:8", "--config.batch_size=12"], "does not divide into 1 micro-batch"),
     ],
 )
