@@ -43,9 +43,12 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.stop import Start
 
     with Start() as start:
-        from ssljax import configuration
+        from ssljax import configuration, reproduce
 
-        config = configuration.load(options.config, overrides)
+        again = options.reproduce
+        config = (
+            configuration.load(options.config, overrides) if again is None else reproduce.read_config(again, overrides)
+        )
         if config.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
         if config.loader.workers:
@@ -61,7 +64,7 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         try:
             from ssljax.train import train
 
-            if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
+            if int(train(config, options.workdir, profile=profile, reproduces=again).step) < build.total_steps(config):
                 raise SystemExit(STOPPED)
         except BaseException as error:
             stopped = isinstance(error, SystemExit) and error.code == STOPPED

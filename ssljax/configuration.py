@@ -139,7 +139,11 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         InputError: No such file, variant or key, or a value of the wrong type.
     """
-    config = _get_config(location)
+    return overridden(_get_config(location), location, overrides)
+
+
+def overridden(config: ConfigDict, location: str, overrides: Sequence[str]) -> ConfigDict:
+    """Return the config with overrides applied, locked; `location` is for messages, the rest as for `load`."""
     before = config.to_dict()
     overrides = [_quoted(override, config) for override in overrides]
     values = flags.FlagValues()
