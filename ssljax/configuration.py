@@ -139,11 +139,21 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         InputError: No such file, variant or key, or a value of the wrong type.
     """
-    return overridden(_get_config(location), location, overrides)
+    config = _get_config(location)
+    return override(config, overrides, location)
 
 
-def overridden(config: ConfigDict, location: str, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with overrides applied, locked; `location` is for messages, the rest as for `load`."""
+def override(config: ConfigDict, overrides: Sequence[str], location: str) -> ConfigDict:
+    """Return the config, which is changed, with `--config.KEY=VALUE` applied, and locked.
+
+    Args:
+        config: Of
+        location: this place, for the message.
+        overrides: As for `load`.
+
+    Raises:
+        InputError: No such key, or a value of the wrong type.
+    """
     before = config.to_dict()
     overrides = [_quoted(override, config) for override in overrides]
     values = flags.FlagValues()
@@ -156,8 +166,7 @@ def overridden(config: ConfigDict, location: str, overrides: Sequence[str]) -> C
     _check_tuples(before, config.to_dict())
     if len(left) > 1:
         raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
-    config.lock()
-    return config
+    return config.lock()
 
 
 def _quoted(override: str, config: ConfigDict) -> str:
@@ -215,6 +224,7 @@ def _find(name: str) -> Path | None:
     """
     packaged = Path(__file__).parent
     places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
+    places += [packaged / name, packaged.parent / name]  # configs/ablations/objectives.py
     for place in places:
         for path in (place, Path(f"{place}.py")):
             if path.is_file() and path.suffix == ".py":

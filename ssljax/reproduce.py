@@ -46,7 +46,7 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
             config[section] = configuration.base()[section]
             with config[section].ignore_type():
                 config[section].update(_with_tuples(stored[section]))
-    return configuration.overridden(config, str(path), overrides)
+    return configuration.override(config, overrides, str(path))
 
 
 def _with_tuples(value: Any) -> Any:
