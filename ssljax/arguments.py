@@ -11,6 +11,7 @@ from ssljax.feature_arguments import add_features
 from ssljax.number_arguments import finite
 from ssljax.plan_arguments import add_plan
 from ssljax.show_arguments import PICTURES
+from ssljax.sweep_arguments import add_sweep
 from ssljax.weight_arguments import add_export, add_import
 
 
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
     parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _plan, _prepare, _export, _import, _evaluate, add_features, _show, _report):
+    for add in (_train, _plan, add_sweep, _prepare, _export, _import, _evaluate, add_features, _show, _report):
         add(verbs)
     return parser
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = arguments_of_verbs()
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
-        if not (argument.startswith("--config.") and "config" in options):
+        if not (argument.startswith("--config.") and ("config" in options or options.verb == "sweep")):
             parser.error(f"unrecognized argument {argument}")
     try:
         VERBS[options.verb](options, overrides)
@@ -82,6 +83,13 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         **{name: getattr(options, name) for name in ("topology", "slices", "search", "price")},
         output=options.json,
     )
+
+
+def _sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.sweep.command import run
+
+    given = {name: value for name, value in vars(options).items() if name != "verb"}
+    run(given.pop("file"), given.pop("workdir"), overrides, command=shlex.join(["ssljax", *sys.argv[1:]]), **given)
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -201,6 +209,7 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 VERBS = {
     "train": _train,
     "plan": _plan,
+    "sweep": _sweep,
     "prepare": _prepare,
     "export": _export,
     "import": _import,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -40,17 +39,10 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
             raise InputError(
                 f"{override} would not reproduce {workdir}; to train with another {key}, name a config with --config."
             )
-    config = ConfigDict(_with_tuples(stored))
+    config = ConfigDict(configuration.with_tuples(stored))
     for section in configuration.RESUMABLE:  # keys without a value there know what they take
         if isinstance(stored.get(section), dict):
             config[section] = configuration.base()[section]
             with config[section].ignore_type():
-                config[section].update(_with_tuples(stored[section]))
+                config[section].update(configuration.with_tuples(stored[section]))
     return configuration.override(config, overrides, str(path))
-
-
-def _with_tuples(value: Any) -> Any:
-    """Return what a config held before it was JSON."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(part) for key, part in value.items()}
-    return tuple(_with_tuples(part) for part in value) if isinstance(value, list) else value
