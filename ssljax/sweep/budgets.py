@@ -12,7 +12,7 @@ BUDGETS = ("laptop", "accelerator", "paper")
 METRICS = ("knn_20", "davis_j_and_f", "tracks_patch")
 """Of the protocols that every budget asks for."""
 
-LAPTOP_UPDATES = 300
+LAPTOP_UPDATES = 195
 """Updates of a run with the budget "laptop"."""
 
 ACCELERATOR_SHARE = 50
@@ -43,8 +43,11 @@ def dora(budget: str) -> Budget:
     if budget == "accelerator":
         return Budget("configs/dora.py", evaluations(budget) | {"samples_per_epoch": 320_000 // ACCELERATOR_SHARE})
     tiny = {
-        "samples_per_epoch": LAPTOP_UPDATES * 8 // 15,  # 15 epochs of batches of 8
+        "batch_size": 4,
+        "samples_per_epoch": LAPTOP_UPDATES * 4 // 15,  # of 15 epochs
         "models.encoder.heads": 6,  # as many as ViT-S/16 has: objects start from heads
+        "objective.momentum.start": 0.99,  # so few updates would leave the teacher where it began
+        "optimizer.learning_rate.start": 1e-3,
         "log.tensorboard": False,
     }
     return Budget("configs/dora.py:demo", evaluations(budget) | tiny)
