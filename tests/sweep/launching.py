@@ -1,4 +1,4 @@
-"""Jobs of a sweep whose commands are stand-ins that take no time, for the tests: `python launching.py FOLDER NAME=MODE`."""
+"""Jobs of a sweep whose commands are stand-ins that take no time, for the tests: `launching.py FOLDER NAME=MODE`."""
 
 import functools
 import json
@@ -38,6 +38,9 @@ path.write_text(json.dumps({"arguments": {"size": [1, 2]}, "step": 3, "results":
 """
 
 
+ONE = (Slot((), {}),)
+
+
 def job(folder, mode, slots, slot):
     python = (sys.executable, "-c")
     return Job(
@@ -53,7 +56,7 @@ def job(folder, mode, slots, slot):
     )
 
 
-def launcher(folder, modes, slots=(Slot((), {}),), executor=None):
+def launcher(folder, modes, slots=ONE, executor=None):
     """Return what launches runs of these modes, by name; those that are finished are left out, as the command does."""
     finished = [name for name in modes if (folder / name / "finished.json").exists()]
     jobs = {
@@ -62,7 +65,7 @@ def launcher(folder, modes, slots=(Slot((), {}),), executor=None):
     return Launcher(folder, finished, jobs, executor or Local(folder / ".jobs", slots))
 
 
-def launch(folder, modes, slots=(Slot((), {}),), executor=None):
+def launch(folder, modes, slots=ONE, executor=None):
     """Launch them to their ends; return how they stand and whether nobody asked to stop."""
     found = launcher(folder, modes, slots, executor)
     with Progress(folder, dict.fromkeys(modes, 3)) as progress:

@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +48,7 @@ def lines(path):
     return path.read_text().splitlines()
 
 
+@pytest.mark.long
 def test_a_run_that_fails_stops_no_other_and_nothing_is_done_twice(file, tmp_path, capsys):
     folder = tmp_path / "all"
     command = ["sweep", file, "--workdir", str(folder), "--only", "plain", "broken", "--jobs", "1"]
@@ -76,8 +73,6 @@ def test_a_run_that_fails_stops_no_other_and_nothing_is_done_twice(file, tmp_pat
     files = [run / "finished.json", run / "evaluate" / "health.json", run / "metrics.jsonl", run / "log.txt"]
     before = [path.stat().st_mtime_ns for path in files], len(lines(run / "starts.jsonl"))
     more = [*command[:4], "--jobs", "1", "--only", "plain", "one"]
-    (run / "evaluate" / "health.json").rename(run / "moved")
-    (run / "moved").rename(run / "evaluate" / "health.json")
     assert main(more) == 0
     assert ([path.stat().st_mtime_ns for path in files], len(lines(run / "starts.jsonl"))) == before
     written = json.loads((folder / "sweep.json").read_text())
@@ -92,3 +87,63 @@ def test_a_run_that_fails_stops_no_other_and_nothing_is_done_twice(file, tmp_pat
     capsys.readouterr()
     assert main([*more, "--config.epochs=3"]) == 2
     assert "plain/seed-0 holds a run of another config: epochs (2 there, 3 here)" in capsys.readouterr().err
+
+
+def told(capsys, *command):
+    """Return the one line on standard error of a command that must fail with exit code 2."""
+    capsys.readouterr()
+    assert main(list(command)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_what_cannot_run_is_told_before_anything_is_launched(file, tmp_path, capsys):
+    sweep = ["sweep", file, "--workdir", str(tmp_path / "all"), "--only", "one"]
+    knn = "--config.evaluate.protocols=('health','knn')"
+    error = told(capsys, *sweep, knn)
+    assert (
+        "variant one: config.evaluate.knn lacks data: give --config.evaluate.knn.test=... --config.evaluate.knn.train="
+        in error
+    )
+    assert "--config.evaluate.protocols=\"('health',)\"" in error
+    assert "variant one: " in (error := told(capsys, *sweep, "--config.evaluate.health.data=nowhere"))
+    assert "nowhere" in error
+    assert "variant one: config.batch_size is 0" in told(capsys, *sweep, "--config.batch_size=0")
+    assert "variant one: config.objective: " in told(capsys, *sweep, "--config.objective.name=dino")
+    assert "--slurm is of --executor slurm" in told(capsys, *sweep, "--slurm", "time=5")
+    assert "--topology says for what --dry-run plans" in told(capsys, *sweep, "--topology", "cpu:1")
+    assert "varies objective.objects" in told(capsys, *sweep, "--config.objective.objects=2")
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_dry_run_says_what_there_is_and_writes_nothing(file, tmp_path, capsys):
+    sweep = ["sweep", file, "--workdir", str(tmp_path / "all"), "--dry-run", "--only", "one", "--seeds", "2"]
+    assert main(sweep) == 0
+    said = capsys.readouterr().out
+    assert "waiting  one/seed-1: toy with optimizer.learning_rate.start=" in said and "objective.objects=1" in said
+    assert "1 variants, 2 runs" in said and "All configs and their data can be used." in said
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.long
+def test_a_dry_run_plans_each_variant(file, tmp_path, capsys, monkeypatch):
+    from ssljax.plan import estimate
+    from ssljax.plan.compiled import OutOfMemory
+
+    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+    make, plans = estimate.make_plan, []
+
+    def limited(name, config, target):
+        if config.objective.objects == 1:
+            raise OutOfMemory("The step needs 3 GiB more.", 0)
+        plans.append(make(name, config, target))
+        return plans[-1]
+
+    monkeypatch.setattr(estimate, "make_plan", limited)
+    sweep = ["sweep", file, "--workdir", str(tmp_path / "all"), "--dry-run", "--topology", "cpu:1", "--seeds", "3"]
+    assert main([*sweep, "--only", "plain", "one"]) == 0
+    said = capsys.readouterr().out
+    assert "one: does not fit: The step needs 3 GiB more." in said and "without 1 variants" in said
+    assert f"Together {3 * plans[0].hours:.2f} hours" in said and "4 updates" in said

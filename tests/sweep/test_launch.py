@@ -23,7 +23,8 @@ def environment(monkeypatch):
 
 
 def begin(folder, *runs):
-    return subprocess.Popen([sys.executable, "-m", "sweep.launching", str(folder), *runs], cwd=TESTS)
+    command = [sys.executable, "-m", "sweep.launching", str(folder), *runs]
+    return subprocess.Popen(command, cwd=TESTS, start_new_session=True)
 
 
 def wait(condition, seconds=60):
@@ -78,7 +79,10 @@ def test_a_sweep_that_was_killed_finds_its_runs_and_starts_none_twice(tmp_path):
 def test_a_sweep_that_is_stopped_lets_its_runs_save(number, tmp_path):
     first = begin(tmp_path, "a/seed-0=long", "b/seed-0=long", "c/seed-0=good")
     wait(lambda: all(launching.starts(tmp_path / name) for name in ("a/seed-0", "b/seed-0")))
-    first.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(first.pid, number)  # as a terminal does
+    else:
+        first.send_signal(number)
     assert first.wait(60) == 75
     for name in ("a/seed-0", "b/seed-0"):
         assert (tmp_path / name / "told").read_text() == "SIGTERM "
