@@ -4,7 +4,7 @@
 # Starts a Slurm of its own on this host (Debian: apt-get install slurm-wlm munge), submits launch/slurm.sbatch to it in
 # every way that matters, and says whether each ended as it should: above all, that a run of which one task is killed
 # queues itself again and ends with the bits of a run that nothing disturbed. Everything is in a temporary folder, and
-# the daemons end with the script. Takes about 4 minutes on 2 cores. PYTHON=... names a Python with ssljax's
+# the daemons end with the script. Takes about 6 minutes on 2 cores. PYTHON=... names a Python with ssljax's
 # requirements (.venv/bin/python); EXPIRE=120 lets Slurm wait between two starts as long as it does by default.
 set -euo pipefail
 
@@ -180,6 +180,31 @@ expect "it starts again and ends" "$killed" "COMPLETED 0:0 2"
 check "with the parameters of the undisturbed run, bit for bit" "$python" "$root/launch/test/same_bits.py" whole killed
 echo "        its starts began at the updates $(sed 's/.*"step": \([0-9]*\).*/\1/' killed/starts.jsonl | paste -sd ' ')"
 mistaken=$(submit mistaken "${train[@]}" "${arguments[@]}" --config.no_such_key=1 --workdir mistaken)
+
+# --- A sweep of two runs, one of which is told that its time is nearly over
+cat >ablation.py <<END
+from ssljax.sweep import Sweep, grid
+
+def sweep(budget="laptop"):
+    common = {"data.gap": 0.2, "data.video": ("$work/data/street",), "epochs": 60, "evaluate.protocols": ()}
+    return Sweep("$root/configs/dora.py:smoke", grid(**{"objective.objects": (1, 2)}), common, seeds=(0,))
+END
+sweep=("$python" -m ssljax.cli sweep ablation.py --workdir sweep --executor slurm --slurm time=30 cpus_per_task=1)
+"${sweep[@]}" >sweep.log 2>&1 &
+launched=$!
+logged() { [[ -s sweep/$1/seed-0/metrics.jsonl ]]; }
+number() { sed -n 's/.*"slurm": "\([0-9]*\)".*/\1/p' "sweep/$1/seed-0/job.json"; }
+lines() { wc -l <"sweep/$1/seed-0/starts.jsonl"; }
+check "a sweep submits its runs" await $patience logged objects=1
+first=$(number objects=1)
+kill -KILL "$launched"
+scancel --signal=USR2 "$first"
+check "a job of it that is to end saves and queues itself again" await $patience is "$first" JobState PENDING
+check "the sweep, killed and started again, waits for its jobs" "${sweep[@]}"
+check "the one has run in two parts" test "$(lines objects=1) $(field "$first" Restarts)" = "2 1"
+check "the other in one" test "$(lines objects=2)" = 1
+check "and nothing is done twice" "${sweep[@]}"
+check "which the starts show" test "$(lines objects=1) $(lines objects=2)" = "2 1"
 
 expect "bad input is not tried again" "$mistaken" "FAILED 2:0 0"
 expect "nor is what a task refuses" "$refused" "FAILED 2:0 0"

@@ -58,9 +58,10 @@ def _check_protocols(config: ConfigDict, objective: Objective) -> None:
         ]
         if lacks:
             rest = tuple(other for other in names if other != name)
+            give = " ".join(f"--config.evaluate.{name}.{key}=..." for key in lacks)
             raise InputError(
-                f"config.evaluate.{name}.{lacks[0]} is empty: give --config.evaluate.{name}.{lacks[0]}=..., or leave "
-                f'{name!r} out of what is asked (--config.evaluate.protocols="{rest}").'
+                f"config.evaluate.{name} lacks data: give {give}, "
+                f'or leave {name!r} out of what is asked (--config.evaluate.protocols="{rest}").'
             )
     asked = ConfigDict(config.to_dict())
     asked.evaluate.every = 1  # as it would be while training

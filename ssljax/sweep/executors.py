@@ -82,6 +82,14 @@ def _memory() -> int:
     return min(found, int(text)) if text.isdigit() else found
 
 
+def _submitit() -> Any:
+    """Return the module, which would close and replace the log handlers of this process where that is not forbidden."""
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+    import submitit
+
+    return submitit
+
+
 class Local:
     """Jobs as processes of this machine, which survive the one that submits them.
 
@@ -94,10 +102,8 @@ class Local:
 
     def __init__(self, folder: Path, slots: Sequence[Slot]) -> None:
         """Take the folder for submitit's files."""
-        import submitit
-
         self.slots = slots
-        self._executor = submitit.LocalExecutor(folder)
+        self._executor = _submitit().LocalExecutor(folder)
         self._executor.update_parameters(timeout_min=10 * 525_600)
 
     def submit(self, job: Job) -> Any:
@@ -142,12 +148,10 @@ class Slurm:
         Raises:
             InputError: There is no Slurm here, or a parameter cannot be used.
         """
-        import submitit
-
         for program in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(program) is None:
                 raise InputError(f"--executor slurm: {program} is not found; start the sweep where Slurm is installed.")
-        self._executor = submitit.SlurmExecutor(folder)
+        self._executor = _submitit().SlurmExecutor(folder)
         self._executor.update_parameters(**_parameters(parameters))
 
     def submit(self, job: Job) -> Any:
@@ -156,12 +160,10 @@ class Slurm:
         Raises:
             InputError: Slurm refuses it.
         """
-        import submitit
-
         (job.folder / folders.STOP).unlink(missing_ok=True)
         try:
             submitted = self._executor.submit(work, job)
-        except submitit.core.utils.FailedJobError as error:
+        except _submitit().core.utils.FailedJobError as error:
             raise InputError(f"Slurm refuses the job of {job.folder} ({error}); mend --slurm.") from error
         folders.write_json(job.folder / "job.json", {"slurm": submitted.job_id})
         return submitted.job_id
@@ -191,8 +193,6 @@ _LISTS = ("setup", "teardown", "srun_args")
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:
     """Return what --slurm says as submitit takes it; what submitit has no name for goes to sbatch as it is."""
-    from submitit.slurm.slurm import SlurmExecutor
-
     parameters: dict[str, Any] = {"job_name": "ssljax", "signal_delay_s": 300}
     more: dict[str, Any] = {"requeue": True}
     for argument in given:
@@ -203,7 +203,7 @@ def _parameters(given: Sequence[str]) -> dict[str, Any]:
         if name in ("nodes", "ntasks", "ntasks_per_node", "array") and text != "1":
             raise InputError(f"--slurm {argument}: a run of a sweep is one process; leave that out.")
         value: Any = int(text) if text.isdigit() else text
-        if name in SlurmExecutor._valid_parameters() - {"additional_parameters"}:
+        if name in _submitit().SlurmExecutor._valid_parameters() - {"additional_parameters"}:
             words = shlex.split(text) if name == "srun_args" else [text]
             parameters[name] = parameters.get(name, []) + words if name in _LISTS else value
         else:

@@ -105,7 +105,8 @@ class _Commands:
     def __init__(self, job: Job, lock: int) -> None:
         """Listen, and take the cores."""
         self.asked = False
-        self._job, self._lock, self._child = job, lock, None
+        self._job, self._lock = job, lock
+        self._child: subprocess.Popen[bytes] | None = None
         folders.tell_holder(lock, job.slot, os.getpid())
         for number in _ENDS:
             signal.signal(number, self._end)
@@ -125,7 +126,7 @@ class _Commands:
             try:
                 if self.asked:
                     return STOPPED
-                self._child = subprocess.Popen(
+                child = self._child = subprocess.Popen(
                     command,
                     cwd=self._job.directory,
                     env=_environment(self._job),
@@ -136,11 +137,11 @@ class _Commands:
                     pass_fds=(self._lock,),
                     preexec_fn=_as_a_child,
                 )
-                folders.tell_holder(self._lock, self._job.slot, os.getpid(), self._child.pid)
+                folders.tell_holder(self._lock, self._job.slot, os.getpid(), child.pid)
             finally:
                 for number in _ENDS:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-            return self._child.wait()
+            return child.wait()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -102,7 +102,7 @@ class Launcher:
         alive = {name for name, lives in zip(submitted, found, strict=True) if lives}
         for name, running in list(self._running.items()):
             ended = folders.state(self._folder / name)
-            if ended == folders.RUNNING or (ended == folders.WAITING and name in alive):
+            if ended == folders.RUNNING or name in alive:
                 self.states[name] = ended
                 self._missing.pop(name, None)
                 continue
