@@ -2,7 +2,7 @@
 
     ssljax sweep configs/ablations/objects_and_sinkhorn.py --workdir sweeps/demo --config.data.video=venice/
 
-With the budget "laptop" all of it takes half an hour at most on 2 CPU cores.
+With the budget "laptop" that is 10 runs of about 2.5 minutes of a CPU core each.
 """
 
 from ssljax.sweep import Sweep, Variant, grid
