@@ -64,9 +64,12 @@ def empty_axes(title: str, x: str, *, size: tuple[float, float] = (3.6, 2.5)) ->
     return axes
 
 
-def add_names(axes: Axes) -> None:
-    """Say in axes which curve is which."""
-    axes.legend(fontsize=7, frameon=False, labelcolor=_TEXT)
+def add_names(axes: Axes, *, below: bool = False) -> None:
+    """Say which curve is which: in the axes, where there is most room, or below them."""
+    if below:
+        axes.get_figure().legend(fontsize=7, frameon=False, labelcolor=_TEXT, loc="outside lower center", ncols=2)
+    else:
+        axes.legend(fontsize=7, frameon=False, labelcolor=_TEXT)
 
 
 def picture_of(axes: Axes) -> Image.Image:

@@ -37,8 +37,9 @@ NOTE = (
 SPREAD_NOTE = (
     "Two variants differ by more than the spread where their means differ by more than t(0.975, f) · s · √(1/a + 1/b), "
     "Fisher's least significant difference at 5 %: s is the standard deviation over seeds, pooled over all variants, f "
-    "its degrees of freedom, a and b are the numbers of seeds. Of variants that are alike, about one in twenty exceeds "
-    "it by chance, so that of many some will. It tells of seeds alone: not of other data, nor of longer training."
+    "its degrees of freedom, a and b are the numbers of seeds. It assumes that all variants spread alike. Of variants "
+    "that are alike, about one in twenty exceeds it by chance, so that of many some will. It tells of seeds alone: not "
+    "of other data, nor of longer training."
 )
 _FILES = ("table.md", "table.csv", "table.tex", "runs.csv")
 

@@ -145,7 +145,7 @@ def _draw_baselines(axes: Axes, measured: Measured, series: Sequence[Series], ro
             ends = [(names.index(name) - 0.4, names.index(name) + 0.4, math.nan) for name in row.variants]
             axes.plot([value] * 3 * len(ends), [end for pair in ends for end in pair], **drawn)
     if rows or any(one.name for one in series):
-        add_names(axes)
+        add_names(axes, below=True)
 
 
 def _mark_values(axes: Axes, values: Sequence[float]) -> None:

@@ -16,6 +16,7 @@ from ssljax.report.sweep_folder import FINISHED, TRAINED, Member, Swept, score, 
 
 NONE = "–"
 _MOST_KEYS = 5
+_NARROW = "\N{NO-BREAK SPACE}"  # a narrow window scrolls a table rather than breaking its numbers
 _ARROWS = {1.0: " ↑", 0.0: " ↓", None: ""}
 
 
@@ -266,7 +267,7 @@ def _cell(one: Measured, spread: Spread, best: float | None, *, fixed: bool = Fa
         return NONE
     text, values = written(one, spread.mean), set(spread.values.values())
     if len(spread.values) > 1 and not (fixed and len(values) == 1):
-        text += f" ± {written(one, spread.deviation)}"
+        text += f"{_NARROW}±{_NARROW}{written(one, spread.deviation)}"
     if len(spread.values) < spread.runs:
         text += f" ({len(spread.values)} of {spread.runs})"
     return Best(text) if spread.mean == best else text
