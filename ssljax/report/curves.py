@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -54,7 +55,6 @@ def draw_panel(panel: Panel, *, x: str = "step", logarithmic: bool = False) -> I
 def empty_axes(title: str, x: str, *, size: tuple[float, float] = (3.6, 2.5)) -> Axes:
     """Return axes to draw into, of a figure of so many inches, with a title and a name of the horizontal one."""
     figure = Figure(figsize=size, dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10, color=_TEXT, loc="left")
     axes.set_xlabel(x, fontsize=8, color=_TEXT)
@@ -67,14 +67,16 @@ def empty_axes(title: str, x: str, *, size: tuple[float, float] = (3.6, 2.5)) ->
 def add_names(axes: Axes, *, below: bool = False) -> None:
     """Say which curve is which: in the axes, where there is most room, or below them."""
     if below:
-        axes.get_figure().legend(fontsize=7, frameon=False, labelcolor=_TEXT, loc="outside lower center", ncols=2)
+        figure: Any = axes.get_figure()
+        figure.legend(fontsize=7, frameon=False, labelcolor=_TEXT, loc="outside lower center", ncols=2)
     else:
         axes.legend(fontsize=7, frameon=False, labelcolor=_TEXT)
 
 
 def picture_of(axes: Axes) -> Image.Image:
     """Return the figure of axes as a picture of few colours."""
-    canvas = axes.get_figure().canvas
+    figure: Any = axes.get_figure()
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return picture.quantize(64, dither=Image.Dither.NONE)

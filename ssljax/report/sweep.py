@@ -9,7 +9,7 @@ from typing import Any
 
 from ssljax.errors import InputError
 from ssljax.report.curves import sheet
-from ssljax.report.metrics import Panel, panels
+from ssljax.report.metrics import panels
 from ssljax.report.page import Alert, Block, Code, Figure, Gallery, Section, write_page
 from ssljax.report.run import check_links, command, link_sections, opened
 from ssljax.report.runs import differences_section
@@ -69,6 +69,7 @@ def write_sweep(folder: Path, *, output: Path | None = None, links: Sequence[Pat
         told = summary(swept)
         _write_tables(swept, columns, rows, told, place)
         files = [place / name for name in _FILES] if page.parent == place else []
+        typed = f"{swept.command}\n{command([folder], None, None, None, output)}"
         sections = [
             Section("Results", _results(swept, columns, rows)),
             *_plots(swept, columns, rows, place),
@@ -78,7 +79,7 @@ def write_sweep(folder: Path, *, output: Path | None = None, links: Sequence[Pat
             Section("The runs", [runs_table(swept)], closed=len(swept.members) > 12),
             *measured_how(swept),
             *link_sections([*files, *links], page.parent),
-            Section("How it was made", [*made_by(swept), Code(f"{swept.command}\n{_command(folder, output)}")]),
+            Section("How it was made", [*made_by(swept), Code(typed)]),
         ]
         title = f"{Path(swept.file).stem}: {len(swept.variants)} variants"
         return write_page(page, title=title, summary=told, sections=sections)
@@ -99,19 +100,19 @@ def check_alone(folders: Sequence[Path], options: Mapping[str, Any]) -> None:
         )
 
 
-def _command(folder: Path, output: Path | None) -> str:
-    return command([folder], None, None, None, output)
-
-
 def _results(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline]) -> list[Block]:
-    alerts = [Alert(text) for text in (*absent(swept), *changed_protocols(swept), *not_better(columns, rows))]
+    warnings = map(Alert, _warnings(swept, columns, rows))
     spread = Section("By more than the spread over seeds?", [*sentences(swept, columns), SPREAD_NOTE])
-    return [*alerts, results_table(swept, columns, rows), NOTE, spread]
+    return [*warnings, results_table(swept, columns, rows), NOTE, spread]
+
+
+def _warnings(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline]) -> list[str]:
+    return [*absent(swept), *changed_protocols(swept), *not_better(columns, rows)]
 
 
 def _write_tables(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline], told: str, folder: Path) -> None:
     table = results_table(swept, columns, rows)
-    said = [*absent(swept), *not_better(columns, rows), *sentences(swept, columns)]
+    said = [*_warnings(swept, columns, rows), *sentences(swept, columns)]
     contents = {
         "table.md": "\n\n".join([told, markdown(table), NOTE, *said, SPREAD_NOTE]) + "\n",
         "table.tex": latex(table, trained=len(swept.variants), comments=[told, NOTE, *said]),
@@ -137,23 +138,22 @@ def _plots(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline], 
 
 def _training(swept: Swept, folder: Path) -> Section:
     """Return curves of what the runs logged, unfinished and failed ones too; curves.png has them for use elsewhere."""
-    found = panels({member.name: member.lines for member in swept.members if member.lines})
+    # Of a single run there would be a curve a metric in a panel; an empty one beside it makes it a curve a run.
+    found = panels({member.name: member.lines for member in swept.members if member.lines} | {"": []})
     key = legend(list(swept.variants))
     told = (
         "A curve a variant: the mean over its finished runs, against the number of updates; behind it, thin, each run."
     )
-    galleries = {"": _gallery(found.training, swept), "Evaluated meanwhile": _gallery(found.evaluation, swept)}
-    pictures = [figure.image for gallery in galleries.values() for figure in gallery.figures]
-    if pictures:
-        sheet(pictures).save(folder / "curves.png", optimize=True)
-    blocks: list[Block] = [told, key, galleries.pop("")]
-    blocks += [Section(title, [key, gallery]) for title, gallery in galleries.items() if gallery.figures]
+    groups = {"": found.training, "Evaluated meanwhile": found.evaluation}
+    drawn = {title: [draw_curves(panel, swept) for panel in some] for title, some in groups.items() if some}
+    if drawn:
+        sheet([one for pictures in drawn.values() for one in pictures]).save(folder / "curves.png", optimize=True)
+    blocks: list[Block] = [told]
+    for title, pictures in drawn.items():
+        captions = [f"{panel.title}, against the number of updates" for panel in groups[title]]
+        gallery = Gallery([Figure("", picture, text) for picture, text in zip(pictures, captions, strict=True)])
+        blocks += [Section(title, [key, gallery])] if title else [key, gallery]
     return Section("Training", blocks)
-
-
-def _gallery(some: Sequence[Panel], swept: Swept) -> Gallery:
-    captions = [f"{panel.title}, against the number of updates" for panel in some]
-    return Gallery([Figure("", draw_curves(panel, swept), text) for panel, text in zip(some, captions, strict=True)])
 
 
 def _differences(swept: Swept) -> Section:

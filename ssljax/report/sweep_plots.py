@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
     axes = empty_axes(panel.title, "step")
     lines = {line.name: line for line in panel.lines}
     for number, members in enumerate(swept.variants.values()):
-        drawn = dict(color=colour_of(number), linestyle=style_of(number))
+        drawn: dict[str, Any] = dict(color=colour_of(number), linestyle=style_of(number))
         for member in members:
             if member.name in lines:
                 axes.plot(*lines[member.name].points.T, linewidth=0.6, alpha=0.4, **drawn)
@@ -133,7 +133,7 @@ def _draw_baselines(axes: Axes, measured: Measured, series: Sequence[Series], ro
     places = {name: place for one in series for name, place in one.places.items()}
     for row in rows:
         colour, style = _BASELINES[kinds.index(row.name) % len(_BASELINES)]
-        drawn = dict(color=colour, linestyle=style, linewidth=1.2, zorder=1)
+        drawn: dict[str, Any] = dict(color=colour, linestyle=style, linewidth=1.2, zorder=1)
         drawn["label"] = row.name if row is next(one for one in rows if one.name == row.name) else ""
         value = row.scores[measured.metric].mean * _unit(measured)
         alone = sum(one.name == row.name for one in rows) == 1

@@ -229,7 +229,8 @@ def _compared(one: Measured, reference: str, others: Sequence[str]) -> str:
     base = one.scores[reference].mean
     least = {name: least_difference(one, reference, name) for name in others}
     common = len({written(one, value) for value in least.values()}) == 1
-    beyond, within = [], []
+    beyond: list[str] = []
+    within: list[str] = []
     for name in others:
         difference = one.scores[name].mean - base
         said = f"{name} ({written(one, difference, sign=True)}"

@@ -191,5 +191,14 @@ def test_values_that_are_missing_do_not_stop_the_page(tmp_path):
     assert not (folder / "report" / "gone.png").exists()
 
 
+def test_of_one_run_so_far_there_is_a_page_with_its_curves(tmp_path):
+    folder = write_sweep_folder(tmp_path, {"a": [0.5, None], "b": [None, None]})
+    assert main(["report", str(folder)]) == 0
+    reader = Reader(folder / "report" / "index.html")
+    assert "no other variant has a value" in reader.text
+    with Image.open(folder / "report" / "curves.png") as image:
+        assert len(pixels_of(image, COLOURS[0])) > 100
+
+
 def test_the_help_names_sweeps():
     assert "sweep" in arguments.parser().format_help()
