@@ -76,11 +76,11 @@ class Swept(NamedTuple):
 
     @property
     def variants(self) -> dict[str, list[Member]]:
-        """The runs by their variants, in the order of the sweep."""
-        found: dict[str, list[Member]] = {}
+        """The runs by their variants, the reference first, which a sweep may have begun without."""
+        found: dict[str, list[Member]] = {self.reference: []}
         for member in self.members:
             found.setdefault(member.variant, []).append(member)
-        return found
+        return {variant: members for variant, members in found.items() if members}
 
     @property
     def examples(self) -> dict[str, Member]:

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -128,22 +129,27 @@ def runs_table(swept: Swept) -> Table:
 
 
 def made_by(swept: Swept) -> list[Block]:
-    """Return of what commit the runs are, with a warning where it is not the same one or was changed."""
-    starts = [(one.name, start) for one in swept.members for start in one.starts]
-    commits: dict[str, list[str]] = {}
-    for name, start in starts:
-        commits.setdefault(str(start.get("commit") or _UNSAID), []).append(name)
-    if len(commits) < 2:
-        blocks: list[Block] = [f"Commit: {next(iter(commits), _UNSAID)}."]
-    else:
-        each = (f"{commit} ({', '.join(dict.fromkeys(names))})" for commit, names in commits.items())
-        blocks = [Alert(f"The runs are of different commits: {'; '.join(each)}.")]
-    changed = dict.fromkeys(name for name, start in starts if start.get("dirty"))
-    if changed:
-        blocks.append(
-            Alert(f"With changes that are not committed, which lie in source/ of the run: {', '.join(changed)}.")
-        )
-    return blocks
+    """Return of what code the runs are, as a warning where they are not all of the same, or of none that is kept."""
+    found: dict[str, list[str]] = {}
+    for one in swept.members:
+        for start in one.starts:
+            found.setdefault(_code(start), []).append(one.name)
+    changed = any(start.get("dirty") for one in swept.members for start in one.starts)
+    if len(found) > 1:
+        each = (f"{code} ({', '.join(dict.fromkeys(names))})" for code, names in found.items())
+        return [Alert(f"The runs are not all of the same code: {'; '.join(each)}.")]
+    text = f"Code: {next(iter(found), _UNSAID)}."
+    return [Alert(text) if changed else text]
+
+
+def _code(start: Mapping[str, Any]) -> str:
+    """Return the commit of a start, with its changes, or the version of a package that is installed."""
+    if "commit" not in start:
+        return _UNSAID
+    if start["commit"] is None:
+        return f"ssljax {start.get('packages', {}).get('ssljax', '')} as installed"
+    changes = f", with the changes in {start['dirty']} of the run" if start.get("dirty") else ""
+    return f"commit {start['commit'][:12]}{changes}"
 
 
 def _steps(member: Member) -> int:

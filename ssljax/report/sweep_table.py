@@ -170,14 +170,15 @@ def results_table(swept: Swept, columns: Sequence[Measured], rows: Sequence[Base
 
 
 def table_keys(swept: Swept) -> list[str]:
-    """Return the keys that are columns: those that variants of the reference's config set to different values.
+    """Return the keys that are columns: those that variants of the reference's config have different values of.
 
     The config itself is one, "config", where variants have others. Of many keys the first few are columns.
     """
     firsts = list(swept.examples.values())
     common = next((one.file for one in firsts if one.variant == swept.reference), firsts[0].file if firsts else "")
-    keys = dict.fromkeys(key for one in firsts if one.file == common for key in one.differs if key != "seed")
-    varied = [key for key in keys if len({value_text(value_of(one, key)) for one in firsts}) > 1]
+    alike = [one for one in firsts if one.file == common]
+    keys = dict.fromkeys(key for one in alike for key in one.differs if key != "seed")
+    varied = [key for key in keys if len({value_text(value_of(one, key)) for one in alike}) > 1]
     varied.sort(key=lambda key: key != swept.varies)
     return [*["config"] * (len({one.file for one in firsts}) > 1), *varied[:_MOST_KEYS]]
 

@@ -54,7 +54,7 @@ def test_the_page_holds_table_plots_curves_and_how_it_was_made(page, folder):
         "random initialisation",
         "The key that differs",
         "objective.temperature",
-        "Commit: c0ffee.",
+        "Code: commit c0ffee.",
         "ssljax sweep objects --workdir s",
         f"ssljax report {folder}",
         "table.tex",
@@ -112,19 +112,21 @@ def test_a_sweep_that_has_not_begun_is_refused(tmp_path, capsys):
 
 def test_other_commits_and_changes_are_warned_of(folder):
     sweep = read_sweep(folder)
-    assert made_by(sweep) == ["Commit: c0ffee."]
+    assert made_by(sweep) == ["Code: commit c0ffee."]
     first, *others = sweep.members
     starts = [{"commit": "decaf", "dirty": "source/decaf-1.diff", "kind": "TPU v5e", "devices": 4}]
     sweep = sweep._replace(members=[first._replace(starts=starts), *others])
-    told, changed = made_by(sweep)
+    (told,) = made_by(sweep)
     assert isinstance(told, Alert)
-    assert told.startswith(f"The runs are of different commits: decaf ({first.name}); c0ffee (")
-    assert changed.endswith(f"source/ of the run: {first.name}.")
+    start = "The runs are not all of the same code: commit decaf, with the changes in source/decaf-1.diff of the run "
+    assert told.startswith(f"{start}({first.name}); commit c0ffee (")
     facts = dict(scale(sweep).rows)
     assert facts["devices"] == "4 × TPU v5e; 1 × cpu"
     assert facts["samples an update"] == "8"
+    installed = first._replace(starts=[{"commit": None, "dirty": None, "packages": {"ssljax": "1.2"}}])
+    assert made_by(sweep._replace(members=[installed])) == ["Code: ssljax 1.2 as installed."]
     nothing = sweep._replace(members=[one._replace(starts=[]) for one in sweep.members])
-    assert made_by(nothing) == ["Commit: not recorded."]
+    assert made_by(nothing) == ["Code: not recorded."]
 
 
 def test_variants_lie_along_numbers_or_have_but_names(tmp_path):

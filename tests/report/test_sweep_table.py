@@ -182,6 +182,11 @@ def test_keys_that_differ_are_columns_and_so_is_another_config(tmp_path):
     assert "name" not in rows["c"]
 
 
+def test_the_reference_comes_first_though_it_was_run_last(tmp_path):
+    sweep = swept(tmp_path, {"b": [0.5], "c": [0.4], "a": [0.3]}, reference="a")
+    assert list(sweep.variants) == ["a", "b", "c"]
+
+
 def test_evaluations_under_other_conditions_or_of_other_updates_are_named(tmp_path):
     folder = write_sweep_folder(tmp_path, {"a": [0.5, 0.6], "b": [0.5, 0.6]})
     path = folder / "b/seed-1/evaluate/knn.json"
