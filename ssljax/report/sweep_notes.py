@@ -26,7 +26,7 @@ def absent(swept: Swept) -> Iterator[str]:
     """Give sentences about what the table lacks: runs that failed or have not finished, metrics that are not there."""
     for one in swept.members:
         if one.state == FAILED:
-            yield f"{one.name} failed after {one.updates} updates, and is not in the table: {one.error}"
+            yield f"{one.name} failed at update {one.updates}, and is not in the table: {one.error}"
     for state, said in ((UNFINISHED, "Not finished"), (NOT_STARTED, "Not started")):
         names = [
             one.name + (f" ({one.updates} of {steps} updates)" if (steps := _steps(one)) else "")

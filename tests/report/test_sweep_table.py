@@ -116,7 +116,7 @@ def test_runs_that_failed_or_never_ended_are_named_and_do_not_count(tmp_path):
     write_json(folder / "a/seed-2/failed.json", {"error": "ssljax: the disk is full.", "code": 2})
     sweep = read_sweep(folder)
     assert list(absent(sweep)) == [
-        "a/seed-2 failed after 2 updates, and is not in the table: ssljax: the disk is full.",
+        "a/seed-2 failed at update 2, and is not in the table: ssljax: the disk is full.",
         "Not finished, and not in the table: b/seed-2 (2 of 2 updates).",
         "Not started, and not in the table: b/seed-1.",
     ]
