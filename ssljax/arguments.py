@@ -11,6 +11,7 @@ from ssljax.feature_arguments import add_features
 from ssljax.number_arguments import finite
 from ssljax.plan_arguments import add_plan
 from ssljax.show_arguments import PICTURES
+from ssljax.sweep_arguments import add_sweep
 from ssljax.weight_arguments import add_export, add_import
 
 
@@ -25,14 +26,21 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; `verb` in what it returns names the function that runs it."""
     parser = _Parser(prog="ssljax", description="Self-supervised pretraining from video and images, in JAX.")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for add in (_train, _plan, _prepare, _export, _import, _evaluate, add_features, _show, _report):
+    for add in (_train, _plan, add_sweep, _prepare, _export, _import, _evaluate, add_features, _show, _report):
         add(verbs)
     return parser
 
 
 def _train(verbs: Any) -> None:
     train = verbs.add_parser("train", help="train, or continue the run in --workdir", allow_abbrev=False)
-    _add_config(train)
+    what = train.add_mutually_exclusive_group(required=True)
+    _add_config(what, required=False)
+    what.add_argument(
+        "--reproduce",
+        type=Path,
+        metavar="RUN",
+        help="instead of a config, the folder of a run to do again; only where data lie and how it runs may differ",
+    )
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     train.add_argument("--coordinator", help="HOST:PORT of process 0, for a run of several processes")
     train.add_argument("--processes", type=int, help="number of processes")
@@ -140,10 +148,10 @@ def _report(verbs: Any) -> None:
     report.set_defaults(verb="report")
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: Any, *, required: bool = True) -> None:
     parser.add_argument(
         "--config",
-        required=True,
+        required=required,
         metavar="FILE[:ARG]",
         help="config file, packaged recipe or import path; --config.KEY=VALUE overrides one value",
     )

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from ssljax import checkpoint, mesh, optim, spikes, step
+from ssljax import checkpoint, configuration, mesh, optim, spikes, step
 from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
@@ -41,7 +40,7 @@ class Restored(NamedTuple):
 
 def plain(config: ConfigDict) -> dict[str, Any]:
     """Return the config as JSON has it: lists for tuples, values for references."""
-    return json.loads(json.dumps(config.to_dict()))
+    return configuration.plain(config)
 
 
 def total_steps(config: ConfigDict) -> int:
@@ -146,16 +145,25 @@ def evaluation(config: ConfigDict, built: Objective, devices: jax.sharding.Mesh)
     for name in names if every > 0 else ():
         if name not in section:
             raise InputError(f"config.evaluate.protocols names {name!r}: give some of {', '.join(section)}.")
-        arguments, encoder = section[name], image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0)))
-        constructor = _constructor("evaluate", name)
-        if arguments.get("size", 1) is None:
-            arguments["size"] = getattr(constructor, "zoom", 1) * image_size(config)
+        encoder, arguments = image_encoder(built, *jax.eval_shape(built.init, jax.random.key(0))), asked(config, name)
         if "size" in arguments:
             check_size(encoder, arguments["size"])
-        protocols[name] = constructor(**arguments)
+        protocols[name] = _constructor("evaluate", name)(**arguments)
         if hasattr(protocols[name], "check"):
             protocols[name].check(encoder, devices)
     return Periodic(protocols, built, devices, every=every)
+
+
+def asked(config: ConfigDict, protocol: str) -> dict[str, Any]:
+    """Return the arguments of a protocol in `config.evaluate`, with the size of images that it stands for.
+
+    Raises:
+        InputError: The size is left to the config, which does not say it.
+    """
+    arguments = config.evaluate[protocol].to_dict()
+    if arguments.get("size", 1) is None:
+        arguments["size"] = getattr(_constructor("evaluate", protocol), "zoom", 1) * image_size(config)
+    return arguments
 
 
 def image_encoder(built: Objective, params: Any, state: Any) -> Encoder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = arguments_of_verbs()
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
-        if not (argument.startswith("--config.") and "config" in options):
+        if not (argument.startswith("--config.") and ("config" in options or options.verb == "sweep")):
             parser.error(f"unrecognized argument {argument}")
     try:
         VERBS[options.verb](options, overrides)
@@ -43,9 +44,12 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.stop import Start
 
     with Start() as start:
-        from ssljax import configuration
+        from ssljax import configuration, reproduce
 
-        config = configuration.load(options.config, overrides)
+        again = options.reproduce
+        config = (
+            configuration.load(options.config, overrides) if again is None else reproduce.read_config(again, overrides)
+        )
         if config.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
         if config.loader.workers:
@@ -61,7 +65,7 @@ def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         try:
             from ssljax.train import train
 
-            if int(train(config, options.workdir, profile=profile).step) < build.total_steps(config):
+            if int(train(config, options.workdir, profile=profile, reproduces=again).step) < build.total_steps(config):
                 raise SystemExit(STOPPED)
         except BaseException as error:
             stopped = isinstance(error, SystemExit) and error.code == STOPPED
@@ -79,6 +83,13 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         **{name: getattr(options, name) for name in ("topology", "slices", "search", "price")},
         output=options.json,
     )
+
+
+def _sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.sweep.command import run
+
+    given = {name: value for name, value in vars(options).items() if name != "verb"}
+    run(given.pop("file"), given.pop("workdir"), overrides, command=shlex.join(["ssljax", *sys.argv[1:]]), **given)
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -203,6 +214,7 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 VERBS = {
     "train": _train,
     "plan": _plan,
+    "sweep": _sweep,
     "prepare": _prepare,
     "export": _export,
     "import": _import,

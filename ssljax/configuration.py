@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,14 +133,28 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Return the config of FILE[:ARG], a packaged recipe or a module of the user's, with `--config.KEY=VALUE` applied.
 
     Args:
-        location: A path (`configs/dora.py`, also found inside the installed package) or an import path
-            (`mypackage.configs.mine`), with an argument for `get_config` after a colon.
+        location: A path (`configs/dora.py`, also found inside the installed package), an import path
+            (`mypackage.configs.mine`), with an argument for `get_config` after a colon, or a run's `config.json`.
         overrides: Arguments of the form `--config.a.b=value`, typed by the value they replace.
 
     Raises:
         InputError: No such file, variant or key, or a value of the wrong type.
     """
-    config = _get_config(location)
+    config = _read(Path(location)) if location.endswith(".json") else _get_config(location)
+    return override(config, overrides, location)
+
+
+def override(config: ConfigDict, overrides: Sequence[str], location: str) -> ConfigDict:
+    """Return the config, which is changed, with `--config.KEY=VALUE` applied, and locked.
+
+    Args:
+        config: Of
+        location: this place, for the message.
+        overrides: As for `load`.
+
+    Raises:
+        InputError: No such key, or a value of the wrong type.
+    """
     before = config.to_dict()
     overrides = [_quoted(override, config) for override in overrides]
     values = flags.FlagValues()
@@ -152,8 +167,26 @@ def load(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
     _check_tuples(before, config.to_dict())
     if len(left) > 1:
         raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
-    config.lock()
-    return config
+    return config.lock()
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Return the config as JSON has it: lists for tuples, values for references."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def with_tuples(value: Any) -> Any:
+    """Return what JSON holds with tuples for lists, as a config has them."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(each) for key, each in value.items()}
+    return tuple(with_tuples(each) for each in value) if isinstance(value, list) else value
+
+
+def _read(path: Path) -> ConfigDict:
+    try:
+        return ConfigDict(with_tuples(json.loads(path.read_text())))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"--config {path} cannot be read ({error}); give a run's config.json, or a recipe.") from error
 
 
 def _quoted(override: str, config: ConfigDict) -> str:
@@ -180,17 +213,31 @@ def _check_tuples(before: Mapping[str, Any], after: Mapping[str, Any], prefix: s
 
 def _get_config(location: str) -> ConfigDict:
     name, _, variant = location.partition(":")
-    path = _find(name)
-    try:
-        module = importlib.import_module(name) if path is None else _import_file(path)
-    except SyntaxError as error:
-        raise InputError(f"{error.filename}, line {error.lineno}, is not Python ({error.msg}); mend it.") from error
+    module = find_module(name, "configs", f"--config {name}: no such file, packaged recipe or module")
     if not hasattr(module, "get_config"):
         raise InputError(f"{name} has no get_config(variant), which must return a ConfigDict.")
     config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, ConfigDict):
         raise InputError(f"get_config of {name} returns {type(config).__name__}; it must return a ConfigDict.")
     return config
+
+
+def find_module(name: str, folder: str, missing: str) -> ModuleType:
+    """Return the module of a file, packaged file or import path.
+
+    Args:
+        name: Of it.
+        folder: Where packaged ones lie: `configs`, or a folder in it.
+        missing: Begins the message where there is none.
+
+    Raises:
+        InputError: There is none, or it is not Python.
+    """
+    path = _find(name, folder, missing)
+    try:
+        return importlib.import_module(name) if path is None else _import_file(path)
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}, is not Python ({error.msg}); mend it.") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -203,14 +250,15 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _find(name: str) -> Path | None:
-    """Return the config's file, None if it is a module to import.
+def _find(name: str, folder: str, missing: str) -> Path | None:
+    """Return a module's file, None if it is one to import.
 
     Raises:
         InputError: It is neither.
     """
     packaged = Path(__file__).parent
-    places = [Path(name), packaged / "configs" / Path(name).name, packaged.parent / "configs" / Path(name).name]
+    places = [Path(name), packaged / folder / Path(name).name, packaged.parent / folder / Path(name).name]
+    places += [packaged / name, packaged.parent / name]  # configs/ablations/objectives.py
     for place in places:
         for path in (place, Path(f"{place}.py")):
             if path.is_file() and path.suffix == ".py":
@@ -220,7 +268,8 @@ def _find(name: str) -> Path | None:
             return None
     except (ImportError, ValueError):
         pass  # its parent is no package: said below
-    raise InputError(f"--config {name}: no such file, packaged recipe or module; try configs/dora.py.")
+    example = "configs/ablations/objects.py" if folder.endswith("ablations") else "configs/dora.py"
+    raise InputError(f"{missing}; try {example}.")
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:

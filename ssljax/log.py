@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -210,4 +211,5 @@ def _open_wandb(project: str, workdir: Path, config: dict[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise InputError("log.wandb_project is set, but wandb is not installed; pip install wandb.") from error
-    return wandb.init(project=project, dir=str(workdir), id=workdir.absolute().name, config=config, resume="allow")
+    name = os.environ.get("WANDB_RUN_ID") or workdir.absolute().name
+    return wandb.init(project=project, dir=str(workdir), id=name, config=config, resume="allow")

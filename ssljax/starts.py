@@ -1,4 +1,4 @@
-"""The starts of a run: on what devices it ran, one line a start in `starts.jsonl`."""
+"""The starts of a run: by what and on what devices it ran, one line a start in `starts.jsonl`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from typing import Any
 import jax
 
 from ssljax.errors import InputError
+from ssljax.record import program
 
 _FILE = "starts.jsonl"
 
 
-def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float) -> None:
-    """Note when, and on what devices, a run starts, or continues; only the first of processes writes.
+def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float, **more: Any) -> None:
+    """Note when, by what and on what devices a run starts, or continues; only the first of processes writes.
 
     Args:
         workdir: Of the run.
         step: Updates done before.
         mesh: Its devices.
         began: When it started, in seconds since 1970.
+        more: What else is noted.
+
+    Raises:
+        InputError: What the code differs in from its commit cannot be told.
     """
     if jax.process_index() != 0:
         return
@@ -33,6 +38,8 @@ def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
         "processes": jax.process_count(),
         "jax": jax.__version__,
+        **program(workdir),
+        **more,
     }
     path = workdir / _FILE
     before = path.read_text() if path.exists() else ""
@@ -61,16 +68,24 @@ def read_starts(workdir: Path) -> list[str]:
         raise InputError(f"{path} is damaged ({error}); remove it.") from error
 
 
+def read_record(workdir: Path) -> list[dict[str, Any]]:
+    """Return what each start noted, oldest first; `record.program` says what, which earlier versions did not note.
+
+    Raises:
+        InputError: The record is damaged.
+    """
+    lines = read_lines(workdir / _FILE, "remove that line")
+    return [line for line in lines if isinstance(line, dict)]
+
+
 def first_start(workdir: Path) -> tuple[float | None, int]:
     """Return when a run was started first, in seconds since 1970, None if that was not recorded, and how often.
 
     Raises:
         InputError: The record is damaged.
     """
-    lines = read_lines(workdir / _FILE, "remove that line")
-    times = [
-        line["time"] for line in lines if isinstance(line, dict) and "time" in line
-    ]  # earlier versions did not record it
+    lines = read_record(workdir)
+    times = [line["time"] for line in lines if "time" in line]  # earlier versions did not record it
     return times[0] if times else None, len(lines)
 
 
@@ -98,9 +113,7 @@ def read_lines(path: Path, remedy: str) -> list[Any]:
     return lines
 
 
-def _words(
-    step: int, devices: int, kind: str, mesh: dict[str, int], processes: int, jax: str, time: float = 0.0
-) -> str:
+def _words(step: int, devices: int, kind: str, mesh: dict[str, int], processes: int, jax: str, **_: Any) -> str:
     parts = [f"{devices} × {kind}"]
     parts += [", ".join(f"{name}={size}" for name, size in mesh.items())] * bool(mesh)
     parts += [f"{processes} processes"] * (processes > 1)

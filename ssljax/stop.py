@@ -41,7 +41,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 class Stop:
-    """Turns SIGTERM, which is how engines announce preemption, and Ctrl-C into a request; a second interrupts at once.
+    """Turns SIGTERM, which is how engines announce preemption, and Ctrl-C into a request; a Ctrl-C after it interrupts.
+
+    A second SIGTERM changes nothing: engines may signal all processes of a job, one of which passes it on.
 
     Attributes:
         asked: Whether this process was asked.
@@ -64,6 +66,6 @@ class Stop:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not one of Python's
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True

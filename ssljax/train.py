@@ -24,8 +24,9 @@ from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.objectives.base import Objective
 from ssljax.profile import Range, check_range
+from ssljax.record import differences
 from ssljax.retention import check_best_metric
-from ssljax.starts import forget_starts, record_start
+from ssljax.starts import forget_starts, read_record, record_start
 from ssljax.stop import Stop
 from ssljax.utilisation import work_of
 
@@ -43,7 +44,9 @@ class _Parts(NamedTuple):
     shardings: step.TrainState
 
 
-def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) -> step.TrainState:
+def train(
+    config: ConfigDict, workdir: Path, *, profile: Range | None = None, reproduces: Path | None = None
+) -> step.TrainState:
     """Train, or continue what `workdir` holds, to the config's last update; return the final state.
 
     A run that was interrupted, even by SIGKILL, and continued here ends as one that never was: same windows in the same
@@ -58,6 +61,8 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
     limits.check_numbers(config)
     check_range(profile, build.total_steps(config))
     parts = _parts(config)
+    if reproduces is not None:
+        _check_same_data(reproduces, workdir, parts.data.checksum)
     with jax.set_mesh(parts.devices), Stop() as stop:
         batch = parts.objective.batch_spec(config.batch_size)
         _, metrics = jax.eval_shape(parts.update, parts.abstract, batch)  # before any file
@@ -71,7 +76,10 @@ def train(config: ConfigDict, workdir: Path, *, profile: Range | None = None) ->
         heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
         try:
             state = _first_state(config, parts, checkpoints, start)
-            record_start(workdir, int(state.step), parts.devices, began)
+            noted = {"seed": config.seed, "data_checksum": parts.data.checksum}
+            record_start(workdir, int(state.step), parts.devices, began, **noted)
+            if reproduces is not None:
+                _tell_differences(reproduces, workdir)
             work = work_of(config, parts.update, parts.abstract, batch, parts.devices)
             compiled = jax.jit(parts.update, donate_argnums=0, out_shardings=(parts.shardings, None))
             around = (parts.data, parts.devices, checkpoints, parts.evaluation, heartbeat, stop)
@@ -156,6 +164,29 @@ def open_run(workdir: Path, config: dict[str, Any], data_checksum: str) -> Check
                 f"{record.data_checksum}); restore the data, or give another --workdir."
             )
     return checkpoints
+
+
+def _check_same_data(reproduces: Path, workdir: Path, checksum: str) -> None:
+    """Raise InputError where a run would be repeated with other data, or in its own folder."""
+    if reproduces.resolve() == workdir.resolve():
+        raise InputError(f"--reproduce and --workdir are both {workdir}; name a new folder to train in.")
+    known = [line["data_checksum"] for line in read_record(reproduces) if "data_checksum" in line]
+    if not known and _is_begun(reproduces):
+        with contextlib.closing(Checkpoints(reproduces / "checkpoints", read_only=True)) as checkpoints:
+            known = [checkpoints.record()[1].data_checksum]
+    if not known:
+        raise InputError(f"{reproduces} has neither a start nor a checkpoint that tells its data; train with --config.")
+    if known[-1] != checksum:
+        raise InputError(
+            f"The data differs from what {reproduces} was trained on (index checksum {checksum}, not {known[-1]}); "
+            "give that data, by --config.data.video or whichever key it is, or train with --config."
+        )
+
+
+def _tell_differences(reproduces: Path, workdir: Path) -> None:
+    if jax.process_index() == 0:
+        for sentence in differences(read_record(reproduces), read_record(workdir)[-1]):
+            print(f"ssljax: unlike {reproduces}: {sentence}.", file=sys.stderr)
 
 
 def _is_begun(workdir: Path) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +15,7 @@ from ssljax import build
 from ssljax.checkpoint import Checkpoints
 from ssljax.objectives.base import PyTree
 from ssljax.report.metrics import Lines, logged
-from ssljax.starts import read_starts
+from ssljax.starts import read_record, read_starts
 
 
 def run_numbers(workdir: Path, run: build.Restored, metrics: Lines) -> dict[str, str]:
@@ -46,10 +49,26 @@ def run_numbers(workdir: Path, run: build.Restored, metrics: Lines) -> dict[str,
         share, restarts = metrics[-1]["goodput"], int(metrics[-1].get("restarts", 0))
         numbers["goodput"] = f"{100 * share:.1f} % of the time since the first start; {restarts} restarts"
     numbers["devices"] = "; ".join(read_starts(workdir)) or "not recorded"
+    numbers |= _made_by(workdir)
     numbers["parameters trained"] = f"{_count(run.state.params):,}"
     numbers |= {f"parameters of the {name}": f"{_count(tree):,}" for name, tree in models.items() if tree is not None}
     best = _best(workdir, run)
     return numbers | ({"best checkpoint": best} if best else {})
+
+
+def _made_by(workdir: Path) -> dict[str, str]:
+    """Return the commits of a run's starts and the command of the last, as far as it noted them."""
+    starts = [start for start in read_record(workdir) if "command" in start]
+    if not starts:
+        return {}
+    commits = [_commit(start) for start in starts]
+    return {"commit": "; ".join(dict.fromkeys(commits)), "command": shlex.join(starts[-1]["command"])}
+
+
+def _commit(start: Mapping[str, Any]) -> str:
+    if start["commit"] is None:
+        return f"none: ssljax {start['packages']['ssljax']} as installed"
+    return start["commit"][:12] + (f", with the changes in {start['dirty']}" if start["dirty"] else "")
 
 
 def _seconds(metrics: Lines, size: int) -> float:

@@ -10,7 +10,7 @@ import toy  # noqa: F401  it takes configuration.load, which must not be a repla
 from ssljax import build, configuration, mesh
 from ssljax.checkpoint import Checkpoints, Record
 from ssljax.errors import InputError
-from ssljax.report.numbers import run_numbers
+from ssljax.report.numbers import _made_by, run_numbers
 from ssljax.starts import read_starts, record_start
 from ssljax.step import TrainState
 
@@ -36,6 +36,19 @@ def test_numbers_are_those_of_the_run(tmp_path):
     assert (numbers["parameters trained"], numbers["parameters of the encoder"]) == ("11", "6")
     assert numbers["devices"] == f"8 × cpu (data=2, fsdp=4; JAX {jax.__version__})"
     assert "best checkpoint" not in numbers
+
+
+def test_numbers_say_by_what_code_a_run_was_made(tmp_path):
+    start = {"step": 0, "devices": 1, "kind": "cpu", "mesh": {}, "processes": 1, "jax": "1"}
+    code = {"command": ["ssljax", "train", "--config.data.video=my video"], "packages": {"ssljax": "0.1.0"}}
+    commits = [("a" * 40, None), ("a" * 40, None), ("b" * 40, "source/b.diff"), (None, None)]
+    lines = [start, *(start | code | {"commit": commit, "dirty": dirty} for commit, dirty in commits)]
+    (tmp_path / "starts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = _made_by(tmp_path)
+    assert said["commit"] == (
+        "aaaaaaaaaaaa; bbbbbbbbbbbb, with the changes in source/b.diff; none: ssljax 0.1.0 as installed"
+    )
+    assert said["command"] == "ssljax train '--config.data.video=my video'"
 
 
 def test_the_best_checkpoint_kept_is_told_to_another_process(tmp_path):

@@ -1,0 +1,182 @@
+"""What a submitted job does: one run, by the commands that a user could type."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from ssljax.errors import STOPPED
+from ssljax.sweep import folder as folders
+
+RESTARTS = 30
+"""How often a job on Slurm queues itself again."""
+
+_ENDS = (signal.SIGTERM, signal.SIGUSR2)  # Slurm's own, and what submitit has it send before the time is over
+
+
+class Job(NamedTuple):
+    """A run to do.
+
+    Attributes:
+        folder: Of the run, absolute.
+        directory: Where the commands are run.
+        train: The command that trains.
+        evaluate: The command that evaluates, to which the names of protocols are added.
+        protocols: Arguments by name of what is asked afterwards.
+        updates: Of the whole run.
+        slot: Where it runs on this machine.
+        cores: It may use; empty for all.
+        environment: Of the commands, besides what is there; None removes a variable.
+    """
+
+    folder: Path
+    directory: Path
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    protocols: dict[str, Any]
+    updates: int
+    slot: int
+    cores: tuple[int, ...]
+    environment: dict[str, str | None]
+
+
+def work(job: Job) -> str:
+    """Train and evaluate a run, and write `finished.json` or `failed.json`; return how it ended.
+
+    A run that another process works on is left to it. SIGTERM is passed on, so that the run saves; on Slurm it then
+    queues itself again.
+    """
+    with folders.held(job.folder, patience=3) as lock:
+        if lock is None:
+            return "held"
+        for name in ("failed.json", "finished.json"):
+            (job.folder / name).unlink(missing_ok=True)
+        try:
+            return _work(job, _Commands(job, lock))
+        except Exception as error:
+            _fail(job, 1, f"{type(error).__name__}: {error}")
+            raise
+
+
+def _work(job: Job, commands: _Commands) -> str:
+    began = time.time()
+    code = 0 if (job.folder / "checkpoints" / str(job.updates)).is_dir() else commands.run(job.train)
+    missing = folders.missing_protocols(job.folder, job.protocols, job.updates)
+    if code == 0 and missing and not commands.asked:
+        code = commands.run([*job.evaluate, *missing])
+    if code == 0 and not folders.missing_protocols(job.folder, job.protocols, job.updates):
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        folders.write_json(
+            job.folder / "finished.json",
+            {"updates": job.updates, "seconds": round(time.time() - began, 1), "ended": ended},
+        )
+        return folders.FINISHED
+    if commands.asked or (code == STOPPED and _on_slurm()):
+        _queue_again(job)
+        return "stopped"
+    if code == STOPPED:
+        _fail(job, code, "Somebody stopped the run before its end; the same command continues it.")
+    else:
+        _fail(job, code, folders.last_sentence(job.folder) or f"ended with {code} and printed nothing")
+    return folders.FAILED
+
+
+def _fail(job: Job, code: int, sentence: str) -> None:
+    killed = f" (killed by {signal.Signals(-code).name})" if code < 0 else ""
+    folders.write_json(job.folder / "failed.json", {"error": sentence + killed, "code": code})
+
+
+class _Commands:
+    """Runs commands as children that have the run's lock too, and passes signals on to the one that runs.
+
+    Attributes:
+        asked: Whether the job is to end.
+    """
+
+    def __init__(self, job: Job, lock: int) -> None:
+        """Listen, and take the cores."""
+        self.asked = False
+        self._job, self._lock, self._child = job, lock, None
+        folders.tell_holder(lock, job.slot, os.getpid())
+        for number in _ENDS:
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, and for who launched this job to pass on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if job.cores:
+            os.sched_setaffinity(0, job.cores)
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run a command to its end, its output at the end of log.txt; return its exit code.
+
+        It has a session of its own: what a terminal, or Slurm, sends to all is for this process to pass on.
+        """
+        with (self._job.folder / "log.txt").open("ab") as log:
+            for number in _ENDS:  # else a child would end of SIGUSR2, or of SIGTERM before Python listens
+                signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+            try:
+                if self.asked:
+                    return STOPPED
+                self._child = subprocess.Popen(
+                    command,
+                    cwd=self._job.directory,
+                    env=_environment(self._job),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=(self._lock,),
+                    preexec_fn=_as_a_child,
+                )
+                folders.tell_holder(self._lock, self._job.slot, os.getpid(), self._child.pid)
+            finally:
+                for number in _ENDS:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            return self._child.wait()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+
+
+def _as_a_child() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_ENDS))
+
+
+def _environment(job: Job) -> dict[str, str]:
+    given = {**os.environ, **job.environment}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _on_slurm() -> bool:
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def _queue_again(job: Job) -> None:
+    """Put a job of Slurm back into the queue, unless it was ended for good, or too often."""
+    number = os.environ.get("SLURM_JOB_ID", "")
+    if not _on_slurm() or (job.folder / folders.STOP).exists() or shutil.which("scontrol") is None:
+        return
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= RESTARTS:
+        _fail(job, STOPPED, f"Slurm started the job {RESTARTS + 1} times; the same command continues it.")
+        return
+    told = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", number], capture_output=True, text=True, check=False
+    )
+    if "JobState=RUNNING" in told.stdout:  # else it was cancelled, or its time is over
+        print(f"queued again: job {number}", file=sys.stderr)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        subprocess.run(["scontrol", "requeue", number], check=True)
+        time.sleep(60)  # Slurm ends this process; a normal end would end the job
