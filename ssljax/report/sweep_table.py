@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ssljax.report.metrics import best_of, is_evaluation, is_share, logged
 from ssljax.report.page import Best, Table
@@ -102,7 +102,7 @@ def least_difference(measured: Measured, one: str, other: str) -> float:
     a, b = (len(measured.scores[name].values) for name in (one, other))
     if not (measured.freedom and a and b):
         return math.nan
-    return float(stats.t.ppf(0.975, measured.freedom)) * measured.pooled * math.sqrt(1 / a + 1 / b)
+    return float(special.stdtrit(measured.freedom, 0.975)) * measured.pooled * math.sqrt(1 / a + 1 / b)
 
 
 def baselines(swept: Swept) -> list[Baseline]:
