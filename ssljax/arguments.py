@@ -135,12 +135,12 @@ def _show(verbs: Any) -> None:
 
 
 def _report(verbs: Any) -> None:
-    report = verbs.add_parser("report", help="write a page about a run, or several side by side", allow_abbrev=False)
-    report.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="folders of runs")
+    report = verbs.add_parser("report", help="write a page about a run, several, or a sweep", allow_abbrev=False)
+    report.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="folders of runs, or that of a sweep")
     report.add_argument("--workdir", type=Path, help="folder of a run, another way to name it")
     report.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     report.add_argument(
-        "--output", type=Path, metavar="PLACE", help="folder or FILE.html (default, of one run: report/ in its folder)"
+        "--output", type=Path, metavar="PLACE", help="folder or FILE.html (default, of one: report/ in its folder)"
     )
     report.add_argument("--video", type=Path, help="prepared video to show (default: the run's first)")
     report.add_argument("--seconds", type=finite, nargs=2, metavar=("FROM", "TO"), help="part of the video to show")

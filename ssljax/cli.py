@@ -194,12 +194,17 @@ def _show_picture(options: argparse.Namespace, overrides: Sequence[str]) -> None
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.report.run import write_report
     from ssljax.report.runs import write_comparison
+    from ssljax.report.sweep import check_alone, write_sweep
+    from ssljax.report.sweep_folder import is_sweep
 
     runs = [*([options.workdir] if options.workdir else []), *options.runs]
     given = dict(step=options.step, video=options.video, seconds=options.seconds, links=options.link)
     if not runs:
-        raise InputError("Name a run: ssljax report RUN, or several to set side by side.")
-    if len(runs) == 1:
+        raise InputError("Name a run: ssljax report RUN, or several to set side by side, or the folder of a sweep.")
+    if any(map(is_sweep, runs)):
+        check_alone(runs, given)
+        page = write_sweep(runs[0], output=options.output, links=options.link)
+    elif len(runs) == 1:
         page = write_report(runs[0], output=options.output, **given)
     else:
         page = write_comparison(runs, options.output, **given)

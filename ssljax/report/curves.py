@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,31 +26,57 @@ def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def style_of(number: int) -> str:
+    """Return how a curve is drawn, as Matplotlib has it."""
+    return "-" if number < len(COLOURS) else "--"
+
+
 def draw_panel(panel: Panel, *, x: str = "step", logarithmic: bool = False) -> Image.Image:
     """Return one panel's curves, over a logarithmic axis if asked; more than six have no names in it."""
-    figure = Figure(figsize=(3.6, 2.5), dpi=140, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = empty_axes(panel.title, x)
     for line in panel.lines:
         axes.plot(
             *line.points.T,
             color=colour_of(line.number),
-            linestyle="-" if line.number < len(COLOURS) else "--",
+            linestyle=style_of(line.number),
             linewidth=1.5,
             label=line.name,
             marker="o" if len(line.points) < 8 else None,
             markersize=4,
         )
-    axes.set_title(panel.title, fontsize=10, color=_TEXT, loc="left")
     if logarithmic:
         axes.set_yscale("log")
+    axes.margins(x=0.02)
+    if 1 < len(panel.lines) <= _MOST_NAMES:
+        add_names(axes)
+    return picture_of(axes)
+
+
+def empty_axes(title: str, x: str, *, size: tuple[float, float] = (3.6, 2.5)) -> Axes:
+    """Return axes to draw into, of a figure of so many inches, with a title and a name of the horizontal one."""
+    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, color=_TEXT, loc="left")
     axes.set_xlabel(x, fontsize=8, color=_TEXT)
     axes.tick_params(labelsize=8, colors=_TEXT, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b8bfc8")
-    axes.margins(x=0.02)
-    if 1 < len(panel.lines) <= _MOST_NAMES:
+    return axes
+
+
+def add_names(axes: Axes, *, below: bool = False) -> None:
+    """Say which curve is which: in the axes, where there is most room, or below them."""
+    if below:
+        figure: Any = axes.get_figure()
+        figure.legend(fontsize=7, frameon=False, labelcolor=_TEXT, loc="outside lower center", ncols=2)
+    else:
         axes.legend(fontsize=7, frameon=False, labelcolor=_TEXT)
+
+
+def picture_of(axes: Axes) -> Image.Image:
+    """Return the figure of axes as a picture of few colours."""
+    figure: Any = axes.get_figure()
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return picture.quantize(64, dither=Image.Dither.NONE)

@@ -174,6 +174,11 @@ def is_share(name: str) -> bool:
     return _matches(name, _SHARES) or any(_matches(name, patterns) for patterns in EVALUATED.values())
 
 
+def is_evaluation(name: str) -> bool:
+    """Return whether a metric is one of evaluation, as far as is known here, and so says how good an encoder is."""
+    return _matches(name, _ALONE) or any(_matches(name, patterns) for patterns in EVALUATED.values())
+
+
 def best_of(name: str, values: Sequence[float]) -> float | None:
     """Return the best of several encoders' values of a protocol's metric; None where none is better than another."""
     finite = [value for value in values if np.isfinite(value)]

@@ -114,7 +114,13 @@ def _section(protocol: str, runs: Mapping[str, Sequence[Evaluated]], shown: Mapp
         _label(labels[one.file], encoder): details for _, one in files for encoder, details in one.details.items()
     }
     blocks += detail_sections(details)
-    blocks.append(Section("How it was measured", [_measured(files, labels)], closed=True))
+    blocks.append(
+        Section(
+            "How it was measured",
+            [how_measured({labels[one.file] or one.file.name: one for _, one in files})],
+            closed=True,
+        )
+    )
     return Section(spoken(protocol), blocks)
 
 
@@ -159,9 +165,14 @@ def _other_conditions(files: Sequence[Evaluated]) -> Iterator[str]:
     """Warn of files that cannot be compared with the first."""
     first, *others = files
     for other in others:
-        changed = configuration.differences(_conditions(first.measured), _conditions(other.measured))
+        changed = changed_conditions(first, other)
         if changed:
             yield Alert(f"{other.file} was measured otherwise than {first.file}: {'; '.join(changed)}.")
+
+
+def changed_conditions(first: Evaluated, other: Evaluated) -> list[str]:
+    """Return in what two were measured otherwise, as words; where the data lie changes no result."""
+    return configuration.differences(_conditions(first.measured), _conditions(other.measured))
 
 
 def _conditions(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,8 +183,8 @@ def _conditions(measured: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(files: Sequence[tuple[str, Evaluated]], labels: Mapping[Path, str]) -> Table:
-    flat = [dict(configuration.flatten(one.measured)) for _, one in files]
-    keys = dict.fromkeys(key for values in flat for key in values)
-    rows = [(key, *(Text(values.get(key, "–")) for values in flat)) for key in keys]
-    return Table(("", *(labels[one.file] or one.file.name for _, one in files)), rows)
+def how_measured(files: Mapping[str, Evaluated]) -> Table:
+    """Return the arguments and the data of results by what they are called."""
+    flat = {name: dict(configuration.flatten(one.measured)) for name, one in files.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    return Table(("", *flat), [(key, *(Text(values.get(key, "–")) for values in flat.values())) for key in keys])

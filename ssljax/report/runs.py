@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def write_comparison(
             raise InputError("--video and --seconds choose where tracks are shown, and none of these runs has any.")
         sections = [
             Section("The runs", [legend(names), _numbers(shown)]),
-            _differences(shown),
+            differences_section({name: build.plain(one.run.config) for name, one in shown.items()}),
             Section("What the objectives measure", _scores(shown)),
             *evaluation_sections(shown),
             training_section({name: one.metrics for name, one in shown.items()}, folder),
@@ -94,11 +95,17 @@ def _numbers(shown: Mapping[str, Study]) -> Table:
     return Table(("", *shown), [(row, *(one.numbers.get(row, "–") for one in shown.values())) for row in rows])
 
 
-def _differences(shown: Mapping[str, Study]) -> Section:
-    """Return the keys in which configs differ, but for those that only change where and how a run is made."""
+def differences_section(configs: Mapping[str, Mapping[str, Any]], leave_out: Collection[str] = ()) -> Section:
+    """Return the keys in which plain configs differ, but for those that only change where and how a run is made.
+
+    Args:
+        configs: By the names of the runs.
+        leave_out: More keys of the top level to say nothing about.
+    """
+    unsaid = {*configuration.RESUMABLE, *leave_out}
     flat = {
-        name: dict(configuration.flatten({k: v for k, v in config.items() if k not in configuration.RESUMABLE}))
-        for name, config in ((name, build.plain(one.run.config)) for name, one in shown.items())
+        name: dict(configuration.flatten({key: value for key, value in config.items() if key not in unsaid}))
+        for name, config in configs.items()
     }
     keys = sorted({key for values in flat.values() for key in values})
     rows = []
@@ -109,7 +116,7 @@ def _differences(shown: Mapping[str, Study]) -> Section:
     if not rows:
         return Section("Configuration", ["They are of the same config."])
     title = f"In what the configurations differ: {len(rows)} keys" if len(rows) > 1 else "The key that differs"
-    return Section(title, [Table(("key", *shown), rows)], closed=len(rows) > _MANY_KEYS)
+    return Section(title, [Table(("key", *configs), rows)], closed=len(rows) > _MANY_KEYS)
 
 
 def _scores(shown: Mapping[str, Study]) -> list[Block]:

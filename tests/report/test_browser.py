@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from reading import Reader
+from swept import write_json, write_sweep_folder
 
+from ssljax.cli import main
 from ssljax.report.page import Best, Figure, Gallery, Legend, Section, Table, Text, write_page
 from ssljax.report.results import read_results, result_sections
 from ssljax.report.training import training_section
@@ -84,11 +86,28 @@ def page(tmp_path_factory):
     return write_page(folder / "index.html", title="T" * 90, summary="s" * 90, sections=sections)
 
 
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The page of a sweep with long names, many metrics and a run that failed."""
+    folder = tmp_path_factory.mktemp("page") / "a folder"
+    values = {f"variant_{i} <{'x' * 15 * i}>": [0.1 * i, 0.3, 0.5] for i in range(9)}
+    differs = {name: {"objective.temperature": i, "data.data": "d" * 90} for i, name in enumerate(values)}
+    metrics = [f"knn_{k}" for k in (20, 10, 5, 1)] + ["loss", "tracks_overlap"]
+    write_sweep_folder(folder, values, metrics=metrics, varies="objective.temperature", differs=differs)
+    failed = folder / next(iter(values)) / "seed-1"
+    (failed / "finished.json").unlink()
+    write_json(failed / "failed.json", {"error": "e" * 300, "code": 2})
+    assert main(["report", str(folder)]) == 0
+    return folder / "report" / "index.html"
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_all_of_it(page, width, tmp_path):
+@pytest.mark.parametrize(("name", "pictures"), [("page", 6), ("sweep", 2)])
+def test_a_browser_shows_all_of_it(name, pictures, width, tmp_path, request):
+    page = request.getfixturevalue(name)
     found = seen_at(page, width, tmp_path)
-    assert len(found["seen"]) == Reader(page).tags.count("img") > 6
+    assert len(found["seen"]) == Reader(page).tags.count("img") > pictures
     assert all(image["pixels"] > 0 for image in found["seen"])
     assert all(image["left"] >= 0 and image["right"] <= width for image in found["seen"])
     assert (found["width"], found["page"]) == (width, width)
