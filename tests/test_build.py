@@ -26,7 +26,7 @@ def prepared(tmp_path_factory):
     return folder / "prepared" / "clip"
 
 
-LONG = ("dinov2", "simclr")  # to compile
+LONG = ("dinov2", "mocov3", "simclr")  # to compile
 RECIPES = [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in CONFIGS]
 
 
@@ -55,7 +55,7 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).features).all()
 
 
-@pytest.mark.parametrize("source", ["stream", "device"])
+@pytest.mark.parametrize("source", ["stream", pytest.param("device", marks=pytest.mark.long)])
 @pytest.mark.parametrize("recipe", ["dora", pytest.param("dino", marks=pytest.mark.long)])
 def test_every_source_trains_and_continues(recipe, source, prepared, tmp_path):
     """The run that lost its last checkpoint does that update again, on the same windows."""

@@ -38,6 +38,7 @@ def test_a_run_leaves_its_record(folder):
     assert json.loads((run / "starts.jsonl").read_text().splitlines()[0])["step"] == 0
 
 
+@pytest.mark.long
 def test_export_report_and_show_write_what_they_say(folder, capsys):
     output = folder / "encoder.safetensors"
     assert main(["export", "--workdir", str(folder / "run"), "--format", "dino", "--output", str(output)]) == 0

@@ -83,6 +83,7 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_asks_to_be_started_again(tmp_path):
     process = start(tmp_path / "run", "--config.epochs=100000")
     wait_for_step(process, tmp_path / "run", 5)
@@ -170,6 +171,7 @@ def test_bad_values_are_told_before_anything_is_written(tmp_path, changes, messa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert run(tmp_path, "--config.epochs=1", "--config.log.tensorboard=False").returncode == 0
     done = int(build.restore(tmp_path).state.step)

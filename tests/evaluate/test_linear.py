@@ -123,7 +123,7 @@ SHORT = {
 
 
 @pytest.mark.parametrize("augment", [True, False])
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", ["dino", "mae", pytest.param("attentive", marks=pytest.mark.long)])
 def test_one_device_and_eight(sets, encoders, name, augment):
     """Classes that differ in colour are told apart by a random network's features, and equally on both meshes."""
     constructor, options = SHORT[name]

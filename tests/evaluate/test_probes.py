@@ -45,6 +45,7 @@ def pair(data):
     return ["--train", str(data / "train"), "--test", str(data / "test"), "--batch-size", "16"]
 
 
+@pytest.mark.long
 def test_the_command_agrees_with_the_run(data, run, capsys):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [0 <= row["linear"] <= 1 for row in rows] == [True, True]

@@ -118,7 +118,7 @@ def test_mocov3_equals_its_formula():
     )
 
 
-@pytest.mark.parametrize(("kind", "encoder"), [(SimCLR, RESNET), (MoCoV3, VIT)])
+@pytest.mark.parametrize(("kind", "encoder"), [(SimCLR, RESNET), pytest.param(MoCoV3, VIT, marks=pytest.mark.long)])
 def test_eight_devices_give_one_devices_loss_gradient_and_statistics(kind, encoder):
     objective = make(kind, encoder, block_size=6)
     params, state = started(objective)

@@ -81,7 +81,7 @@ def spread(cls):
     return -np.mean(np.log(nearest))
 
 
-@pytest.mark.parametrize(("centering", "own_head"), [("sinkhorn", True), ("mean", False)])
+@pytest.mark.parametrize(("centering", "own_head"), [pytest.param("sinkhorn", True, marks=pytest.mark.long), ("mean", False)])
 def test_loss_equals_loops_over_views_and_patches(centering, own_head):
     objective, key, batch = make(own_head=own_head, centering=centering), jax.random.key(1), sample()
     params, state = started(objective)
@@ -143,6 +143,7 @@ def test_one_view_of_each_image_is_masked_by_its_position():
     assert (np.asarray(draw(sample(64), jax.random.key(2)).hidden) != np.asarray(seen.hidden)).any()
 
 
+@pytest.mark.long
 def test_gradients_reach_the_student_and_nothing_else():
     objective = make(own_head=True)
     params, state = started(objective)

@@ -122,7 +122,7 @@ def test_loss_equals_a_loop_over_frames_objects_and_crops():
         {"masks": "attention"},
         {"masks": "random"},
         {"masks": "none"},
-        {"tracker_layer": 0},
+        pytest.param({"tracker_layer": 0}, marks=pytest.mark.long),
         {"heads_per": "batch"},
         {"objects": 1},
         {"threshold": "batch"},

@@ -83,7 +83,7 @@ def test_what_a_report_cannot_use_is_named(workdir, tmp_path):
         report.write_report(workdir)
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_page_without_the_runs_data_says_so(workdir, config, street, monkeypatch, given):
     away = config.copy_and_resolve_references().unlock()
     away.data.video = ("gone/street",)
