@@ -35,3 +35,14 @@ def test_handlers_are_put_back():
     with Start():
         assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_second_sigterm_asks_no_more_and_ctrl_c_interrupts():
+    from ssljax.stop import Stop
+
+    with Stop() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

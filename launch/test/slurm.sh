@@ -198,6 +198,7 @@ lines() { wc -l <"sweep/$1/seed-0/starts.jsonl"; }
 check "a sweep submits its runs" await $patience logged objects=1
 first=$(number objects=1)
 kill -KILL "$launched"
+wait "$launched" 2>/dev/null || true
 scancel --signal=USR2 "$first"
 check "a job of it that is to end saves and queues itself again" await $patience is "$first" JobState PENDING
 check "the sweep, killed and started again, waits for its jobs" "${sweep[@]}"

@@ -105,6 +105,8 @@ class Launcher:
             if ended == folders.RUNNING or name in alive:
                 self.states[name] = ended
                 self._missing.pop(name, None)
+                if name not in alive:  # its job is gone, or left it to another one, and what works on it lives
+                    self._running[name] = running._replace(submitted=None)
                 continue
             if ended == folders.WAITING and not stopping and running.submitted is not None:
                 if self._is_late(name):
