@@ -8,8 +8,8 @@ from pathlib import Path
 # Before JAX is imported anywhere, and inherited by the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
-# Simulated devices wait for each other inside the threads that run their programs, in no fixed order of their sums: with
-# as many threads as devices all may wait for one that has none left. XLA makes so many threads as this says.
+# Simulated devices wait for each other inside the threads that run their programs, in no fixed order of their sums: of
+# as many threads as devices all may wait for one that has none left. This is how many XLA makes.
 os.environ["NPROC"] = "32"
 # Most of the time goes into compiling, and most programs are the last run's: they are found again by their contents.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))

@@ -81,7 +81,9 @@ def spread(cls):
     return -np.mean(np.log(nearest))
 
 
-@pytest.mark.parametrize(("centering", "own_head"), [pytest.param("sinkhorn", True, marks=pytest.mark.long), ("mean", False)])
+@pytest.mark.parametrize(
+    ("centering", "own_head"), [pytest.param("sinkhorn", True, marks=pytest.mark.long), ("mean", False)]
+)
 def test_loss_equals_loops_over_views_and_patches(centering, own_head):
     objective, key, batch = make(own_head=own_head, centering=centering), jax.random.key(1), sample()
     params, state = started(objective)
