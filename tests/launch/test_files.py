@@ -104,7 +104,8 @@ def flags(path):
 @pytest.mark.parametrize("path", STARTED, ids=lambda path: path.name)
 def test_flags_exist(path):
     keys = {flag for flag in flags(path) if flag.startswith("--config.")}
-    known = options("train") | options("prepare") | options("sweep") | {flag for line in OTHERS.values() for flag in line.split()}
+    own = options("train") | options("prepare") | options("sweep")
+    known = own | {flag for line in OTHERS.values() for flag in line.split()}
     assert flags(path) - keys - known == set()
     if path.parent == LAUNCH:
         configuration.load(str(ROOT / "configs" / "dora.py"), [f"{key}=x" for key in keys])
