@@ -31,13 +31,13 @@ def words(parser):
 
 
 def options(verb):
-    """Return the options of `ssljax train` or of preparing videos."""
+    """Return the options of a verb of `ssljax`, or of preparing videos."""
     if verb == "prepare":
         parser = argparse.ArgumentParser()
         video.add_options(parser)
         return words(parser) | {"--output"}
     (verbs,) = (action for action in arguments.parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return words(verbs.choices["train"])
+    return words(verbs.choices[verb])
 
 
 # The flags of every other program in these files.
@@ -104,7 +104,8 @@ def flags(path):
 @pytest.mark.parametrize("path", STARTED, ids=lambda path: path.name)
 def test_flags_exist(path):
     keys = {flag for flag in flags(path) if flag.startswith("--config.")}
-    known = options("train") | options("prepare") | {flag for line in OTHERS.values() for flag in line.split()}
+    own = options("train") | options("prepare") | options("sweep")
+    known = own | {flag for line in OTHERS.values() for flag in line.split()}
     assert flags(path) - keys - known == set()
     if path.parent == LAUNCH:
         configuration.load(str(ROOT / "configs" / "dora.py"), [f"{key}=x" for key in keys])
