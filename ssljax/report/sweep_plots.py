@@ -33,7 +33,10 @@ class Series(NamedTuple):
 
 
 def series_of(swept: Swept) -> list[Series]:
-    """Return the variants by their values of the key that varies; none where these are not all numbers."""
+    """Return the variants by their values of the key that varies.
+
+    None where these are not all numbers, or where two variants of one series have the same, so that no line joins them.
+    """
     values = {name: value_of(one, swept.varies) for name, one in swept.examples.items()} if swept.varies else {}
     numbers = {name: float(value) for name, value in values.items() if _is_number(value)}
     if not numbers or len(numbers) < len(swept.examples):
@@ -47,6 +50,8 @@ def series_of(swept: Swept) -> list[Series]:
         values_of_others = {key: value_text(value_of(swept.examples[name], key)) for key in others}
         title = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values_of_others.items())
         found.setdefault(title, {})[name] = place
+    if any(len(set(places.values())) < len(places) for places in found.values()):
+        return []
     return [Series(title, places) for title, places in found.items()]
 
 

@@ -143,6 +143,14 @@ def test_variants_lie_along_numbers_or_have_but_names(tmp_path):
     assert series_of(sweep._replace(varies="a.b")) == []
 
 
+def test_variants_that_share_a_number_and_all_columns_are_plotted_by_name(tmp_path):
+    alike = {name: {"objective.temperature": t} for name, t in (("a", 0.1), ("b", 0.1), ("c", 0.5))}
+    scores = {name: [0.5, 0.6] for name in alike}
+    sweep = read_sweep(write_sweep_folder(tmp_path, scores, differs=alike, varies="objective.temperature"))
+    assert series_of(sweep) == []
+    assert draw_metric(sweep, measure(sweep, "knn_20"), baselines(sweep)).width
+
+
 def pixels_of(image, colour):
     """Return where a picture has a colour, as rows and columns."""
     wanted = np.asarray([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
