@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -116,7 +117,12 @@ def _commit(root: Path) -> str | None:
 
 def _write_differences(workdir: Path, root: Path, commit: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": f"{folder}/index"}  # the user's own stays as it is
+        objects = root / os.fsdecode(_ask(root, "rev-parse", "--git-path", "objects")).removesuffix("\n")
+        index = {  # the user's own stay as they are, and may be read-only
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": folder,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(objects), ensure_ascii=False),  # may have a colon
+        }
         _ask(root, "read-tree", "HEAD", **index)
         _ask(root, "add", "--intent-to-add", "--", ":/*.py", **index)
         others = _ask(root, "ls-files", "--others", "--exclude-standard", "--directory", ":/", **index)

@@ -46,9 +46,10 @@ def test_changes_are_a_patch_of_the_commit(checkout, tmp_path):
     (checkout / "ssljax" / "new.py").write_text("y = 1\n")
     (checkout / "notes.bin").write_bytes(b"\0\1\2")
     (checkout / "data.csv").write_text("1\n")
-    before = git(checkout, "status", "--porcelain")
+    before, objects = git(checkout, "status", "--porcelain"), sorted((checkout / ".git" / "objects").rglob("*"))
     noted = record.program(tmp_path, checkout)
     assert git(checkout, "status", "--porcelain") == before
+    assert sorted((checkout / ".git" / "objects").rglob("*")) == objects  # which may be read-only
     assert noted["commit"] == git(checkout, "rev-parse", "HEAD").strip()
     patch = tmp_path / noted["dirty"]
     assert patch.parent.name == "source" and patch.name.startswith(noted["commit"][:12])
