@@ -86,10 +86,12 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from ssljax.record import without_secrets
     from ssljax.sweep.command import run
 
+    command = shlex.join(without_secrets(["ssljax", *sys.argv[1:]]))
     given = {name: value for name, value in vars(options).items() if name != "verb"}
-    run(given.pop("file"), given.pop("workdir"), overrides, command=shlex.join(["ssljax", *sys.argv[1:]]), **given)
+    run(given.pop("file"), given.pop("workdir"), overrides, command=command, **given)
 
 
 def _prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:

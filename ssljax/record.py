@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,9 @@ PACKAGES = (
 """What decides, beside ssljax itself, what a run computes or reads; those that are installed are recorded."""
 
 _ROOT = Path(ssljax.__file__).resolve().parents[1]
+_FOLDERS = ("ssljax", "configs", "data_prep")
+_SECRET = re.compile(r"(token|key|secret|password|\b(setup|teardown))=", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"-[\w-]*(token|key|secret|password)", re.IGNORECASE)  # its value is the next word
 _ENTRIES = ("ssljax", "cli.py")  # of the installed script, of python -m ssljax.cli
 
 
@@ -46,8 +50,8 @@ def program(workdir: Path, root: Path = _ROOT) -> dict[str, Any]:
 
     The keys are `command` (words), `commit` (None where the package is in no git repository, such as an installed
     one), `dirty` (None, or the file of the differences, relative to the folder), `packages` (versions by name),
-    `python` and `platform`. The file is a patch of tracked and new Python files for `git apply`, and begins with the
-    names of other files that git neither knows nor ignores.
+    `python` and `platform`. The file is a patch for `git apply` of tracked files and of new Python files that belong
+    to the package or were imported; it begins with the names of other files that git neither knows nor ignores.
 
     Args:
         workdir: Of the run.
@@ -96,6 +100,23 @@ def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
     ]
 
 
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """Return the words of a command with "…" for what may be secret.
+
+    That is Slurm's `setup=` and `teardown=`, shell commands, and the value of anything called a token, key, secret or
+    password. What `--config.KEY` gives stays: it is in the run's config as well.
+    """
+    shown: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if _SECRET_FLAG.fullmatch(before):
+            shown.append("…")
+        elif _SECRET.search(word) and not word.startswith("--config."):
+            shown.append(f"{word.partition('=')[0]}=…")
+        else:
+            shown.append(word)
+    return shown
+
+
 def _devices(line: Mapping[str, Any]) -> str:
     mesh = ", ".join(f"{name}={size}" for name, size in line["mesh"].items())
     return f"{line['devices']} × {line['kind']} ({mesh or 'no mesh'}; {line['processes']} processes)"
@@ -103,7 +124,8 @@ def _devices(line: Mapping[str, Any]) -> str:
 
 def _command() -> list[str]:
     """Return the words that started this, those of a program of the user's own with its interpreter."""
-    return ["ssljax", *sys.argv[1:]] if Path(sys.argv[0]).name in _ENTRIES else list(sys.orig_argv)
+    words = ["ssljax", *sys.argv[1:]] if Path(sys.argv[0]).name in _ENTRIES else sys.orig_argv
+    return without_secrets(words)
 
 
 def _commit(root: Path) -> str | None:
@@ -124,7 +146,10 @@ def _write_differences(workdir: Path, root: Path, commit: str) -> str | None:
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(objects), ensure_ascii=False),  # may have a colon
         }
         _ask(root, "read-tree", "HEAD", **index)
-        _ask(root, "add", "--intent-to-add", "--", ":/*.py", **index)
+        new = _ask(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ":/*.py", **index)
+        names = _relevant(root, os.fsdecode(new).split("\0")[:-1])
+        if names:
+            _ask(root, "--literal-pathspecs", "add", "--intent-to-add", "--", *names, **index)
         others = _ask(root, "ls-files", "--others", "--exclude-standard", "--directory", ":/", **index)
         patch = _ask(root, "diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative",
                      "--src-prefix=a/", "--dst-prefix=b/", "HEAD", **index)  # fmt: skip
@@ -135,6 +160,15 @@ def _write_differences(workdir: Path, root: Path, commit: str) -> str | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(b"# neither known nor ignored: %s\n" % line for line in others.splitlines()) + patch)
     return name
+
+
+def _relevant(root: Path, names: Sequence[str]) -> list[str]:
+    """Return those new files that may have a part in what runs: the package's, and imported ones, as configs are."""
+    folders = [(root / folder).resolve() for folder in _FOLDERS]
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    imported = {os.path.realpath(file) for file in files if file}
+    paths = {name: (root / name).resolve() for name in names}
+    return [name for name, path in paths.items() if str(path) in imported or any(map(path.is_relative_to, folders))]
 
 
 def _ask(root: Path, *words: str, **environment: str) -> bytes:

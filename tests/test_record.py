@@ -46,6 +46,11 @@ def test_changes_are_a_patch_of_the_commit(checkout, tmp_path):
     (checkout / "ssljax" / "new.py").write_text("y = 1\n")
     (checkout / "notes.bin").write_bytes(b"\0\1\2")
     (checkout / "data.csv").write_text("1\n")
+    (checkout / "private.py").write_text("password = 1\n")
+    (checkout / "mine").mkdir()
+    for name in ("config.py", "other.py"):
+        (checkout / "mine" / name).write_text("def get_config(): return ConfigDict()\nfrom ml_collections import *\n")
+    configuration.load(str(checkout / "mine" / "config.py"))
     before, objects = git(checkout, "status", "--porcelain"), sorted((checkout / ".git" / "objects").rglob("*"))
     noted = record.program(tmp_path, checkout)
     assert git(checkout, "status", "--porcelain") == before
@@ -53,12 +58,31 @@ def test_changes_are_a_patch_of_the_commit(checkout, tmp_path):
     assert noted["commit"] == git(checkout, "rev-parse", "HEAD").strip()
     patch = tmp_path / noted["dirty"]
     assert patch.parent.name == "source" and patch.name.startswith(noted["commit"][:12])
-    assert patch.read_text().splitlines()[0] == "# neither known nor ignored: data.csv"
+    others = [line for line in patch.read_text().splitlines() if line.startswith("#")]
+    assert others == [f"# neither known nor ignored: {name}" for name in ("data.csv", "mine/other.py", "private.py")]
+    assert "password" not in patch.read_text()
     git(tmp_path, "clone", "-q", checkout, "other")
     git(tmp_path / "other", "apply", patch)
-    for name in ("ssljax/__init__.py", "ssljax/new.py", "notes.bin"):
+    for name in ("ssljax/__init__.py", "ssljax/new.py", "mine/config.py", "notes.bin"):
         assert (tmp_path / "other" / name).read_bytes() == (checkout / name).read_bytes(), name
     assert record.program(tmp_path, checkout)["dirty"] == noted["dirty"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("ssljax sweep objects --slurm setup=x time=4", "ssljax sweep objects --slurm setup=… time=4"),
+        ("--slurm=teardown=x export=ALL,WANDB_API_KEY=x", "--slurm=… export=…"),
+        (
+            "python mine.py --api-key x --hub_token=x --Password x",
+            "python mine.py --api-key … --hub_token=… --Password …",
+        ),
+        ("train --config.data.key=x --config.models.tokens=4", "train --config.data.key=x --config.models.tokens=4"),
+        ("--workdir runs/token-keys --only key", "--workdir runs/token-keys --only key"),
+    ],
+)
+def test_no_secret_of_a_command_is_kept(typed, kept):
+    assert record.without_secrets(typed.split()) == kept.split()
 
 
 def test_outside_of_git_the_version_says_what_ran(tmp_path, monkeypatch):
