@@ -23,6 +23,10 @@ PACKAGES = (
     "jaxlib",
     "jax-cuda12-plugin",
     "jax-cuda13-plugin",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+    "nvidia-cublas-cu12",
+    "nvidia-cublas",
     "libtpu",
     "flax",
     "optax",
@@ -38,6 +42,15 @@ PACKAGES = (
 )
 """What decides, beside ssljax itself, what a run computes or reads; those that are installed are recorded."""
 
+ENVIRONMENT = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_PRNG_IMPL",
+)
+"""Variables that decide what is computed; they are recorded where they are set, and no others."""
+
 _ROOT = Path(ssljax.__file__).resolve().parents[1]
 _FOLDERS = ("ssljax", "configs", "data_prep")
 _SECRET = re.compile(r"(token|key|secret|password|\b(setup|teardown))=", re.IGNORECASE)
@@ -50,8 +63,9 @@ def program(workdir: Path, root: Path = _ROOT) -> dict[str, Any]:
 
     The keys are `command` (words), `commit` (None where the package is in no git repository, such as an installed
     one), `dirty` (None, or the file of the differences, relative to the folder), `packages` (versions by name),
-    `python` and `platform`. The file is a patch for `git apply` of tracked files and of new Python files that belong
-    to the package or were imported; it begins with the names of other files that git neither knows nor ignores.
+    `python`, `platform`, `cores` (how many this process may use) and `environment` (see `ENVIRONMENT`). The file is a
+    patch for `git apply` of tracked files and of new Python files that belong to the package or were imported; it
+    begins with the names of other files that git neither knows nor ignores.
 
     Args:
         workdir: Of the run.
@@ -71,6 +85,8 @@ def program(workdir: Path, root: Path = _ROOT) -> dict[str, Any]:
         "packages": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 
 
@@ -93,6 +109,11 @@ def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
     }
     for name in dict.fromkeys(name for line in [*known, here] for name in line["packages"]):
         pairs[name] = [line["packages"].get(name) for line in known], here["packages"].get(name)
+    noted = [line for line in known if "cores" in line]  # earlier versions did not note these
+    for name in ENVIRONMENT if noted else ():
+        pairs[name] = [line["environment"].get(name) for line in noted], here["environment"].get(name)
+    if noted and here["kind"] == "cpu":  # its sums are split over the cores
+        pairs["cores"] = [line["cores"] for line in noted], here["cores"]
     return [
         f"{name}: {', then '.join(dict.fromkeys(str(value or 'none') for value in before))} there, {now or 'none'} here"
         for name, (before, now) in pairs.items()

@@ -204,6 +204,30 @@ def test_config_and_reproduce_exclude_each_other(tmp_path, capsys):
         assert "--reproduce" in capsys.readouterr().err
 
 
+def test_the_cores_of_a_cpu_and_what_the_environment_sets_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_x=1")
+    monkeypatch.setenv("JAX_WHATEVER", "1")
+    monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
+    run_on = {"mesh": {}, "devices": 1, "kind": "cpu", "processes": 1}
+    one = run_on | record.program(tmp_path, tmp_path)
+    assert (one["cores"], one["environment"]["XLA_FLAGS"]) == (2, "--xla_cpu_x=1")
+    assert "JAX_WHATEVER" not in json.dumps(one)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_x=2")
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    other = run_on | record.program(tmp_path, tmp_path)
+    told = [
+        "XLA_FLAGS: --xla_cpu_x=1 there, --xla_cpu_x=2 here",
+        "JAX_ENABLE_X64: none there, 1 here",
+        "cores: 2 there, 3 here",
+    ]
+    assert record.differences([one], other) == told
+    assert record.differences([one | {"kind": "TPU v4"}], other | {"kind": "TPU v4"}) == told[:2]
+    older = {key: value for key, value in one.items() if key not in ("cores", "environment")}
+    assert record.differences([older], other) == []
+
+
 def test_starts_of_earlier_versions_are_read(tmp_path):
     old = {"step": 0, "devices": 8, "kind": "cpu", "mesh": {"data": 8}, "processes": 1, "jax": "0.10.0"}
     (tmp_path / "starts.jsonl").write_text(json.dumps(old) + "\n" + json.dumps(old | {"time": 5.0}) + "\n")
