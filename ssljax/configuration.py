@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from ssljax.errors import InputError
+from ssljax.tuples import check_tuples, quoted
 
 
 def base() -> ConfigDict:
@@ -156,7 +157,7 @@ def override(config: ConfigDict, overrides: Sequence[str], location: str) -> Con
         InputError: No such key, or a value of the wrong type.
     """
     before = config.to_dict()
-    overrides = [_quoted(override, config) for override in overrides]
+    overrides = [quoted(override, config) for override in overrides]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
@@ -164,7 +165,7 @@ def override(config: ConfigDict, overrides: Sequence[str], location: str) -> Con
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(f"{' '.join(overrides)} does not fit the config {location}: {reason}") from error
-    _check_tuples(before, config.to_dict())
+    check_tuples(before, config.to_dict())
     if len(left) > 1:
         raise InputError(f"{left[1]} is not understood; overrides look like --config.batch_size=64.")
     return config.lock()
@@ -182,33 +183,25 @@ def with_tuples(value: Any) -> Any:
     return tuple(with_tuples(each) for each in value) if isinstance(value, list) else value
 
 
+def from_stored(stored: Mapping[str, Any]) -> ConfigDict:
+    """Return the config that a run's `config.json` holds, where keys without a value know what they take.
+
+    That is so for the keys in `RESUMABLE`, of which those that have come since have their default.
+    """
+    config = ConfigDict(with_tuples(stored))
+    for section in RESUMABLE:
+        if isinstance(stored.get(section), Mapping):
+            config[section] = base()[section]
+            with config[section].ignore_type():
+                config[section].update(with_tuples(stored[section]))
+    return config
+
+
 def _read(path: Path) -> ConfigDict:
     try:
-        return ConfigDict(with_tuples(json.loads(path.read_text())))
+        return from_stored(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"--config {path} cannot be read ({error}); give a run's config.json, or a recipe.") from error
-
-
-def _quoted(override: str, config: ConfigDict) -> str:
-    """Return an override of a tuple by a path with spaces as absl reads one; others as they are."""
-    name, _, value = override.partition("=")
-    if " " not in value or not Path(value).exists():
-        return override
-    there: Any = config
-    for key in name.removeprefix("--config.").split("."):
-        there = there.get(key) if isinstance(there, ConfigDict) else None
-    return f"{name}={(value,)!r}" if isinstance(there, tuple) else override
-
-
-def _check_tuples(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise InputError where an override put words into a tuple of numbers, which absl lets pass."""
-    for key, value in after.items():
-        if isinstance(value, Mapping):
-            _check_tuples(before[key], value, f"{prefix}{key}.")
-        elif isinstance(value, tuple) and any(isinstance(old, int | float) for old in before[key] or ()):
-            words = [new for new in value if isinstance(new, str)]
-            if words:
-                raise InputError(f"config.{prefix}{key} is {value}; {words[0]!r} is not a finite number.")
 
 
 def _get_config(location: str) -> ConfigDict:

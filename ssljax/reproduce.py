@@ -39,10 +39,4 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
             raise InputError(
                 f"{override} would not reproduce {workdir}; to train with another {key}, name a config with --config."
             )
-    config = ConfigDict(configuration.with_tuples(stored))
-    for section in configuration.RESUMABLE:  # keys without a value there know what they take
-        if isinstance(stored.get(section), dict):
-            config[section] = configuration.base()[section]
-            with config[section].ignore_type():
-                config[section].update(configuration.with_tuples(stored[section]))
-    return configuration.override(config, overrides, str(path))
+    return configuration.override(configuration.from_stored(stored), overrides, str(path))

@@ -160,6 +160,8 @@ def test_only_where_and_how_it_runs_may_differ(tmp_path):
     there = json.loads((run / "config.json").read_text())
     assert configuration.differences(there, build.plain(config)) == ["data.video ([] there, ['elsewhere'] here)"]
     assert read_config(run).to_dict() == configuration.load("configs/dora.py:smoke").to_dict()
+    config = configuration.load(str(run / "config.json"), ["--config.evaluate.tracks.size=64", "--config.epochs=3"])
+    assert (config.evaluate.tracks.size, config.epochs) == (64, 3)
     for key in (
         "epochs=3",
         "seed=1",
