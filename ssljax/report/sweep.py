@@ -14,7 +14,16 @@ from ssljax.report.page import Alert, Block, Code, Figure, Gallery, Section, wri
 from ssljax.report.run import check_links, command, link_sections, opened
 from ssljax.report.runs import differences_section
 from ssljax.report.sweep_folder import Swept, is_sweep, read_sweep
-from ssljax.report.sweep_notes import absent, changed_protocols, made_by, measured_how, runs_table, scale, summary
+from ssljax.report.sweep_notes import (
+    absent,
+    changed_configs,
+    changed_protocols,
+    made_by,
+    measured_how,
+    runs_table,
+    scale,
+    summary,
+)
 from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of
 from ssljax.report.sweep_table import (
     Baseline,
@@ -69,7 +78,7 @@ def write_sweep(folder: Path, *, output: Path | None = None, links: Sequence[Pat
         told = summary(swept)
         _write_tables(swept, columns, rows, told, place)
         files = [place / name for name in _FILES] if page.parent == place else []
-        typed = f"{swept.command}\n{command([folder], None, None, None, output)}"
+        typed = "\n".join([*swept.commands, command([folder], None, None, None, output)])
         sections = [
             Section("Results", _results(swept, columns, rows)),
             *_plots(swept, columns, rows, place),
@@ -107,7 +116,7 @@ def _results(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline]
 
 
 def _warnings(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline]) -> list[str]:
-    return [*absent(swept), *changed_protocols(swept), *not_better(columns, rows)]
+    return [*absent(swept), *changed_configs(swept), *changed_protocols(swept), *not_better(columns, rows)]
 
 
 def _write_tables(swept: Swept, columns: Sequence[Measured], rows: Sequence[Baseline], told: str, folder: Path) -> None:

@@ -58,7 +58,7 @@ class Swept(NamedTuple):
         folder: Its folder.
         file: What said what varies.
         budget: The scale asked for.
-        command: What was typed.
+        commands: What was typed, the first time and later.
         metrics: What is compared.
         varies: The dotted key on the horizontal axis of plots, or "".
         reference: The variant that the others are compared with.
@@ -68,7 +68,7 @@ class Swept(NamedTuple):
     folder: Path
     file: str
     budget: str
-    command: str
+    commands: Sequence[str]
     metrics: Sequence[str]
     varies: str
     reference: str
@@ -101,12 +101,11 @@ def read_sweep(folder: Path) -> Swept:
     """
     record = _read(folder / SWEEP)
     try:
-        command = record["command"]
         return Swept(
             folder,
             str(record["file"]),
             str(record["budget"]),
-            command if isinstance(command, str) else " ".join(command),
+            [str(command) for command in record.get("commands") or [record["command"]]],
             [str(metric) for metric in record["metrics"]],
             str(record["varies"]),
             str(record["reference"]),

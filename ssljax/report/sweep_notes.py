@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssljax import build
+from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.report.page import Alert, Block, Section, Table, Text
 from ssljax.report.results import Evaluated, changed_conditions, how_measured
@@ -50,6 +50,24 @@ def absent(swept: Swept) -> Iterator[str]:
         for result in one.results:
             if result.step is not None and result.step != one.updates:
                 yield f"{result.file} was measured at update {result.step}, but the run has {one.updates}."
+
+
+def changed_configs(swept: Swept) -> Iterator[str]:
+    """Give sentences about runs that differ in keys that no variant varies, as by other commands; of a config each."""
+    varied = {"seed", *configuration.RESUMABLE, *(key for one in swept.members for key in one.differs)}
+    firsts: dict[str, tuple[str, dict[str, str]]] = {}
+    changed: dict[str, list[str]] = {}
+    for one in swept.members:
+        if one.config:
+            flat = dict(configuration.flatten(one.config))
+            first, base = firsts.setdefault(one.file, (one.name, flat))
+            keys = [key for key in sorted({*flat, *base}) if flat.get(key) != base.get(key)]
+            odd = [key for key in keys if not any(f"{key}.".startswith(f"{known}.") for known in varied)]
+            words = "; ".join(f"{key} ({base.get(key, 'none')} there, {flat.get(key, 'none')} here)" for key in odd)
+            changed.setdefault(f"{first} in what no variant varies: {words}" if odd else "", []).append(one.name)
+    for words, names in changed.items():
+        if words:
+            yield f"{', '.join(names)} differ from {words}."
 
 
 def changed_protocols(swept: Swept) -> Iterator[str]:

@@ -56,6 +56,7 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
             raise InputError(
                 f"{path} is of a sweep with the {name} {there[name]}, not {value}; give another --workdir."
             )
+    commands = there.get("commands") or [there[key] for key in ("command",) if key in there]
     listed = {(run["variant"], run["seed"]): run for run in there["runs"]}
     for run in runs:
         listed[run.variant, run.seed] = {
@@ -69,6 +70,7 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
         "file": location,
         "budget": budget,
         "command": command,
+        "commands": list(dict.fromkeys([*commands, command])),
         "metrics": list(sweep.metrics),
         "varies": sweep.varies,
         "reference": sweep.variants[0].name,

@@ -16,7 +16,7 @@ from ssljax.report.curves import COLOURS
 from ssljax.report.metrics import Line, Panel
 from ssljax.report.page import Alert
 from ssljax.report.sweep_folder import read_sweep
-from ssljax.report.sweep_notes import made_by, scale
+from ssljax.report.sweep_notes import changed_configs, made_by, scale
 from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of
 from ssljax.report.sweep_table import baselines, measure
 
@@ -108,6 +108,23 @@ def test_a_sweep_that_has_not_begun_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no run of the sweep has logged anything yet" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_configs_that_differ_in_what_no_variant_varies_are_warned_of(folder, tmp_path):
+    sweep = read_sweep(folder)
+    assert list(changed_configs(sweep)) == []
+    first, *others, last = sweep.members
+    another = last._replace(config=last.config | {"epochs": 7, "log": {}})
+    (told,) = changed_configs(sweep._replace(members=[first, *others, another]))
+    epochs = first.config["epochs"]
+    assert told == (f"{last.name} differ from {first.name} in what no variant varies: epochs ({epochs} there, 7 here).")
+    assert list(changed_configs(sweep._replace(members=[*others, another._replace(file="other.py")]))) == []
+
+
+def test_all_commands_of_a_sweep_are_shown(tmp_path):
+    typed = ["ssljax sweep a --workdir s", "ssljax sweep a --workdir s --seeds 5"]
+    write_sweep_folder(tmp_path, {"a": [0.5]}, seeds=(0,), commands=typed)
+    assert read_sweep(tmp_path).commands == typed
 
 
 def test_other_commits_and_changes_are_warned_of(folder):
