@@ -55,7 +55,6 @@ _ROOT = Path(ssljax.__file__).resolve().parents[1]
 _FOLDERS = ("ssljax", "configs", "data_prep")
 _SECRET = re.compile(r"(token|key|secret|password|\b(setup|teardown))=", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"-[\w-]*(token|key|secret|password)", re.IGNORECASE)  # its value is the next word
-_ENTRIES = ("ssljax", "cli.py")  # of the installed script, of python -m ssljax.cli
 
 
 def program(workdir: Path, root: Path = _ROOT) -> dict[str, Any]:
@@ -145,8 +144,9 @@ def _devices(line: Mapping[str, Any]) -> str:
 
 def _command() -> list[str]:
     """Return the words that started this, those of a program of the user's own with its interpreter."""
-    words = ["ssljax", *sys.argv[1:]] if Path(sys.argv[0]).name in _ENTRIES else sys.orig_argv
-    return without_secrets(words)
+    entry = Path(sys.argv[0])  # the installed script, or the module of python -m ssljax.cli
+    ours = entry.name == "ssljax" or entry.resolve() == _ROOT / "ssljax" / "cli.py"
+    return without_secrets(["ssljax", *sys.argv[1:]] if ours else sys.orig_argv)
 
 
 def _commit(root: Path) -> str | None:

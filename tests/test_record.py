@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -66,6 +67,15 @@ def test_changes_are_a_patch_of_the_commit(checkout, tmp_path):
     for name in ("ssljax/__init__.py", "ssljax/new.py", "mine/config.py", "notes.bin"):
         assert (tmp_path / "other" / name).read_bytes() == (checkout / name).read_bytes(), name
     assert record.program(tmp_path, checkout)["dirty"] == noted["dirty"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_program_of_the_users_own_is_no_command_of_ours(ours, tmp_path, monkeypatch):
+    module = str(Path(ssljax.__file__).parent / "cli.py") if ours else str(tmp_path / "cli.py")
+    monkeypatch.setattr(sys, "argv", [module, "train"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", module, "train"])
+    expected = ["ssljax", "train"] if ours else ["python", module, "train"]
+    assert record.program(tmp_path, tmp_path)["command"] == expected
 
 
 @pytest.mark.parametrize(
