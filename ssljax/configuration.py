@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -212,7 +213,7 @@ def _get_config(location: str) -> ConfigDict:
     config = module.get_config(variant) if variant else module.get_config()
     if not isinstance(config, ConfigDict):
         raise InputError(f"get_config of {name} returns {type(config).__name__}; it must return a ConfigDict.")
-    return config
+    return copy.deepcopy(config)  # an imported module may keep it
 
 
 def find_module(name: str, folder: str, missing: str) -> ModuleType:

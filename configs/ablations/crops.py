@@ -1,7 +1,8 @@
 """How large, how many and from how much of a frame the crops are, one choice changed at a time.
 
-    ssljax sweep configs/ablations/crops.py --workdir sweeps/crops --config.data.video=venice/
+    ssljax sweep configs/ablations/crops.py --workdir runs/crops --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 The canvas that views are cut from is the recipe's.
 """
 

@@ -1,7 +1,8 @@
 """How many frames a clip has; the number of clips an update stays, so that more frames are also more work.
 
-    ssljax sweep configs/ablations/frames.py --workdir sweeps/frames --config.data.video=venice/
+    ssljax sweep configs/ablations/frames.py --workdir runs/frames --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 The first is the recipe's.
 """
 

@@ -1,7 +1,8 @@
 """How many seconds lie between the frames of a clip.
 
-    ssljax sweep configs/ablations/gap.py --workdir sweeps/gap --config.data.video=venice/
+    ssljax sweep configs/ablations/gap.py --workdir runs/gap --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 The first is the recipe's; the stored frames must lie as close together as the smallest.
 """
 

@@ -1,7 +1,8 @@
 """What the student sees of a frame: tracked objects, the first frame's attention, random patches, or all of it.
 
-    ssljax sweep configs/ablations/masks.py --workdir sweeps/masks --config.data.video=venice/
+    ssljax sweep configs/ablations/masks.py --workdir runs/masks --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 All but the first are controls: what tracking adds, what the shape of objects adds, and what masking does at all.
 """
 

@@ -1,7 +1,8 @@
 """DoRA against DINO, SimCLR, MoCo v3 and MAE on the same video.
 
-    ssljax sweep configs/ablations/objectives.py --workdir sweeps/objectives --config.data.video=venice/
+    ssljax sweep configs/ablations/objectives.py --workdir runs/objectives --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 All train DoRA's encoder of the budget for as many updates, of as many frames each, cut from the same part of the video
 in the same size, with AdamW and a warm-up of the same length. Colours, heads, temperatures and decay are each recipe's;
 on a laptop the learning rate is DoRA's, two views are not blurred, and what a short run needs is as in the recipes'

@@ -1,7 +1,8 @@
 """How many objects are tracked: the paper's 3 against 1, 2 and 4.
 
-    ssljax sweep configs/ablations/objects.py --workdir sweeps/objects --config.data.video=venice/
+    ssljax sweep configs/ablations/objects.py --workdir runs/objects --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 The others are set beside the first, the paper's 3.
 """
 

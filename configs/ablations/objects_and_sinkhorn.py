@@ -1,7 +1,8 @@
 """How many objects are tracked, and whether Sinkhorn-Knopp makes them distinct: 5 variants, 2 seeds.
 
-    ssljax sweep configs/ablations/objects_and_sinkhorn.py --workdir sweeps/demo --config.data.video=venice/
+    ssljax sweep configs/ablations/objects_and_sinkhorn.py --workdir runs/demo-sweep --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 With the budget "laptop" that is 10 runs of about 2.5 minutes of a CPU core each.
 """
 

@@ -1,7 +1,8 @@
 """Whether, for how long and how sharply Sinkhorn-Knopp makes objects distinct.
 
-    ssljax sweep configs/ablations/sinkhorn.py --workdir sweeps/sinkhorn --config.data.video=venice/
+    ssljax sweep configs/ablations/sinkhorn.py --workdir runs/sinkhorn --config.data.video=venice/ ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 The reference is the recipe's 30 iterations (as the released code does) with epsilon 0.05.
 """
 

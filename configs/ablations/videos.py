@@ -1,7 +1,8 @@
 """Whether more videos teach more in the same number of updates: all that are given against the first alone.
 
-    ssljax sweep configs/ablations/videos.py --workdir sweeps/videos --config.data.video="('venice/', 'amsterdam/')"
+    ssljax sweep configs/ablations/videos.py --workdir runs/videos --config.data.video="('venice/', 'amsterdam/')" ...
 
+"..." names the data of the evaluations, see "Ready to run" in README.md.
 A folder of several prepared videos will do as well.
 """
 

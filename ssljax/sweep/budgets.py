@@ -38,10 +38,12 @@ def dora(budget: str) -> Budget:
         InputError: There is no such budget.
     """
     check(budget)
+    unseen = {"data.seconds": (0.0, -5.0)}  # the rest is what tracks are judged on
     if budget == "paper":
-        return Budget("configs/dora.py", evaluations(budget))
+        return Budget("configs/dora.py", evaluations(budget) | unseen)
     if budget == "accelerator":
-        return Budget("configs/dora.py", evaluations(budget) | {"samples_per_epoch": 320_000 // ACCELERATOR_SHARE})
+        shorter = {"samples_per_epoch": 320_000 // ACCELERATOR_SHARE}
+        return Budget("configs/dora.py", evaluations(budget) | unseen | shorter)
     tiny = {
         "batch_size": 4,
         "samples_per_epoch": LAPTOP_UPDATES * 4 // 15,  # of 15 epochs
@@ -64,7 +66,7 @@ def evaluations(budget: str) -> dict[str, Any]:
     check(budget)
     asked: dict[str, Any] = {"evaluate.protocols": ("knn", "davis", "tracks")}
     if budget != "laptop":
-        return asked
+        return asked | {"evaluate.tracks.seconds": (-5.0, None)}
     return asked | {
         "evaluate.knn.size": 32,
         "evaluate.davis.size": 128,

@@ -53,16 +53,16 @@ def run(
     if dry_run:
         from ssljax.sweep.dry import tell
 
-        tell(location, budget, runs, workdir, topology)
+        tell(location, budget, runs, workdir, topology, () if only else sweep.metrics)
         return
-    _check(location, runs, workdir)
+    _check(location, runs, workdir, () if only else sweep.metrics)
     chosen = _executor(workdir, executor, slurm, jobs)
     written = folders.record(workdir, location, budget, command, sweep, runs)
     folders.write_json(workdir / "sweep.json", written)
     _launch(workdir, runs, chosen)
 
 
-def _check(location: str, runs: Sequence[Run], workdir: Path) -> None:
+def _check(location: str, runs: Sequence[Run], workdir: Path, metrics: Sequence[str]) -> None:
     """Check all that is to be launched, on the CPU: the accelerators are the runs'."""
     import jax
 
@@ -71,7 +71,7 @@ def _check(location: str, runs: Sequence[Run], workdir: Path) -> None:
 
     for each in runs:
         folders.check_config(workdir / each.name, configuration.plain(each.config))
-    check_variants(location, runs)
+    check_variants(location, runs, metrics)
 
 
 def _executor(workdir: Path, name: str, slurm: Sequence[str], jobs: int | None) -> Local | Slurm:

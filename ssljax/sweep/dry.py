@@ -13,7 +13,9 @@ from ssljax.sweep import folder as folders
 from ssljax.sweep.read import Run
 
 
-def tell(location: str, budget: str, runs: Sequence[Run], workdir: Path, topology: str | None) -> None:
+def tell(
+    location: str, budget: str, runs: Sequence[Run], workdir: Path, topology: str | None, metrics: Sequence[str]
+) -> None:
     """Print the runs and how they stand, with a topology what each variant needs there, and check all; write nothing.
 
     Raises:
@@ -40,7 +42,7 @@ def tell(location: str, budget: str, runs: Sequence[Run], workdir: Path, topolog
         _plan(variants, left, topology)
     for run in runs:
         folders.check_config(workdir / run.name, configuration.plain(run.config))
-    check_variants(location, runs)
+    check_variants(location, runs, metrics)
     print("All configs and their data can be used.")
 
 

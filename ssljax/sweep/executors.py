@@ -160,7 +160,6 @@ class Slurm:
         Raises:
             InputError: Slurm refuses it.
         """
-        (job.folder / folders.STOP).unlink(missing_ok=True)
         try:
             submitted = self._executor.submit(work, job)
         except _submitit().core.utils.FailedJobError as error:

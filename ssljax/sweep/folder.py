@@ -52,7 +52,7 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
     path = folder / "sweep.json"
     there = read_json(path) or {"runs": []}
     for name, value in (("file", location), ("budget", budget)):
-        if name in there and Path(there[name]).stem != Path(value).stem:
+        if name in there and not _is_same(there[name], value):
             raise InputError(
                 f"{path} is of a sweep with the {name} {there[name]}, not {value}; give another --workdir."
             )
@@ -76,6 +76,12 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
         "reference": sweep.variants[0].name,
         "runs": list(listed.values()),
     }
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Return whether two names are of one file, or, where a file is gone or packaged, alike."""
+    a, b = Path(one), Path(other)
+    return a.resolve() == b.resolve() if a.exists() and b.exists() else a.stem == b.stem
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:

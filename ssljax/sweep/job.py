@@ -107,13 +107,14 @@ class _Commands:
         self.asked = False
         self._job, self._lock = job, lock
         self._child: subprocess.Popen[bytes] | None = None
-        folders.tell_holder(lock, job.slot, os.getpid())
         for number in _ENDS:
             signal.signal(number, self._end)
+        self.asked = self.asked or (job.folder / folders.STOP).exists()  # asked while it was waiting in the queue
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, and for who launched this job to pass on
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if job.cores:
             os.sched_setaffinity(0, job.cores)
+        folders.tell_holder(lock, job.slot, os.getpid())  # from here on it may be asked
 
     def run(self, command: Sequence[str]) -> int:
         """Run a command to its end, its output at the end of log.txt; return its exit code.

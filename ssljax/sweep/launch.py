@@ -91,7 +91,7 @@ class Launcher:
                 self._watch(name, None)
                 return
             slot = free.pop(0) if slots else 0
-            for file in ("failed.json", "finished.json"):  # what is there from now on is of this job
+            for file in ("failed.json", "finished.json", folders.STOP):  # what is there from now on is of this job
                 (self._folder / name / file).unlink(missing_ok=True)
             self._running[name] = _Running(self._executor.submit(self._jobs[name](slot)), slot)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +166,8 @@ def _set(config: ConfigDict, overrides: Mapping[str, Any], whose: str) -> dict[s
             raise InputError(f"{whose}: {key} cannot be set, since {why}.")
         value = value(before) if callable(value) else value
         try:
-            section[last] = ConfigDict(value) if isinstance(value, Mapping) else value
+            # a copy: the file has one object for all variants and seeds
+            section[last] = copy.deepcopy(ConfigDict(value) if isinstance(value, Mapping) else value)
         except (TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{whose}: {key} cannot be {value!r} ({reason}).") from error

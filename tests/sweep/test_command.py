@@ -110,10 +110,16 @@ def test_what_cannot_run_is_told_before_anything_is_launched(file, tmp_path, cap
     assert "variant one: " in (error := told(capsys, *sweep, "--config.evaluate.health.data=nowhere"))
     assert "nowhere" in error
     assert "variant one: config.batch_size is 0" in told(capsys, *sweep, "--config.batch_size=0")
+    assert "variant one: batch_size 8 does not divide into 3" in told(capsys, *sweep, "--config.accumulate=3")
+    assert "variant one: nowhere" in told(capsys, *sweep, "--config.init_from=nowhere")
     assert "variant one: config.objective: " in told(capsys, *sweep, "--config.objective.name=dino")
     assert "--slurm is of --executor slurm" in told(capsys, *sweep, "--slurm", "time=5")
     assert "--topology says for what --dry-run plans" in told(capsys, *sweep, "--topology", "cpu:1")
     assert "varies objective.objects" in told(capsys, *sweep, "--config.objective.objects=2")
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace('("health_rankme",)', '("health_rankme", "loss", "knn_20", "rankme")'))
+    error = told(capsys, *sweep[:4], "--config.optimizer.learning_rate.warmup_epochs=0")
+    assert "has the metrics rankme, which no protocol and no variant's training reports" in error
     assert not (tmp_path / "all").exists()
 
 

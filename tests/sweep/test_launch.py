@@ -92,6 +92,24 @@ def test_a_sweep_that_is_stopped_lets_its_runs_save(number, tmp_path):
     assert begin(tmp_path, "a/seed-0=long", "b/seed-0=long", "c/seed-0=good").wait(60) == 0
 
 
+ONE_JOB = """
+import pathlib, sys
+from sweep import launching
+from ssljax.sweep.job import work
+print(work(launching.job(pathlib.Path(sys.argv[1]), "good", launching.ONE, 0)))
+"""
+
+
+def test_a_job_that_was_asked_to_stop_before_it_began_does_nothing(tmp_path):
+    run = tmp_path / "a/seed-0"
+    run.mkdir(parents=True)
+    (run / folders.STOP).touch()
+    told = subprocess.run([sys.executable, "-c", ONE_JOB, run], cwd=TESTS, capture_output=True, text=True, check=True)
+    assert told.stdout == "stopped\n" and not launching.starts(run) and folders.state(run) == "waiting"
+    states, _ = launching.launch(tmp_path, {"a/seed-0": "good"})  # a new start of the sweep asks for it again
+    assert states == {"a/seed-0": "finished"}
+
+
 def test_slots_share_what_there_is(monkeypatch):
     cores = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

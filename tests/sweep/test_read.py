@@ -63,6 +63,20 @@ def test_a_section_that_is_replaced_goes_by_the_runs_own_file(tmp_path):
         configuration.load(str(tmp_path / "config.json"))
 
 
+def test_a_section_is_each_runs_own(tmp_path, monkeypatch):
+    section = configuration.windows(frames=2, gap=0.5, size=40)
+    variants = [Variant("a", {"data.size": lambda size: size + 1}), Variant("b")]
+    runs = runs_of(variants, overrides={"data": section}, seeds=2)
+    assert [run.config.data.size for run in runs] == [41, 41, 40, 40] and section.size == 40
+    (tmp_path / "kept.py").write_text(
+        f"from ssljax import configuration\nCONFIG = configuration.load({SMOKE!r})\ndef get_config(): return CONFIG\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = expand("file.py", Sweep("kept", variants[:1], {"data.frames": 3}), seeds=2)
+    assert [run.config.data.size for run in runs] == [41, 41]
+    assert runs[0].config.objective.frames == 3 and configuration.load("kept").data.frames == 2
+
+
 def test_another_config_and_names_and_seeds():
     runs = runs_of([Variant("a"), Variant("b", config="configs/dino.py:smoke")], seeds=1)
     assert [run.config.objective.name for run in runs] == ["dora", "dino"]
