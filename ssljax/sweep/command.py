@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -115,6 +116,12 @@ def is_complete(folder: Path, protocols: Mapping[str, Any], updates: int) -> boo
     return finished is not None and not folders.missing_protocols(folder, protocols, updates)
 
 
+def _wandb_id(name: str) -> str:
+    """Return a name as Weights & Biases takes it, with a hash by which names stay different."""
+    plain = re.sub(r"[^\w.-]", "-", name)[-119:]
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def _job(workdir: Path, run: Run, protocols: dict[str, Any], updates: int, places: Sequence[Slot], slot: int) -> Job:
     """Return what is to be submitted of a run for a slot; the commands are those that a user could type."""
     folder, location, overrides = workdir / run.name, run.location, run.overrides
@@ -126,7 +133,7 @@ def _job(workdir: Path, run: Run, protocols: dict[str, Any], updates: int, place
     environment: dict[str, str | None] = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL", "10"),  # seconds between bars in log.txt
-        "WANDB_RUN_ID": re.sub(r"[^\w.-]", "-", f"{workdir.absolute().name}-{run.variant}-seed-{run.seed}")[-128:],
+        "WANDB_RUN_ID": _wandb_id(f"{workdir.absolute().name}-{run.variant}-seed-{run.seed}"),
     }
     place = places[slot] if places else Slot((), {})
     return Job(
