@@ -28,13 +28,19 @@ def tell(
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from ssljax.sweep.check import check_variants, one_each
+    from ssljax import build
+    from ssljax.sweep.check import check_variants, one_each, protocols
+    from ssljax.sweep.command import is_complete
 
     variants = list(one_each(runs))
     print(f"{location} ({budget}): {len(variants)} variants, {len(runs)} runs")
     left = {run.variant: 0 for run in variants}
     for run in runs:
         state = folders.state(workdir / run.name) if (workdir / run.name).exists() else folders.WAITING
+        if state == folders.FINISHED and not is_complete(
+            workdir / run.name, protocols(run.config), build.total_steps(run.config)
+        ):
+            state = folders.WAITING  # more is asked of it now
         left[run.variant] += state != folders.FINISHED
         differs = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.differs.items())
         print(f"  {state:9}{run.name}: {run.location}{f' with {differs}' if differs else ''}")
