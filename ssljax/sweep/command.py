@@ -78,8 +78,7 @@ def _check(location: str, runs: Sequence[Run], workdir: Path, metrics: Sequence[
 def _executor(workdir: Path, name: str, slurm: Sequence[str], jobs: int | None) -> Local | Slurm:
     if name == "slurm":
         return Slurm(workdir / ".jobs", slurm)
-    places = slots(jobs)
-    return Local(workdir / ".jobs", places)
+    return Local(workdir / ".jobs", slots(jobs))
 
 
 def _launch(workdir: Path, runs: Sequence[Run], executor: Local | Slurm) -> None:

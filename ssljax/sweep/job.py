@@ -73,11 +73,13 @@ def _work(job: Job, commands: _Commands) -> str:
     missing = folders.missing_protocols(job.folder, job.protocols, job.updates)
     if code == 0 and missing and not commands.asked:
         code = commands.run([*job.evaluate, *missing])
+    seconds = (folders.read_json(job.folder / "spent.json") or 0.0) + round(time.time() - began, 1)
+    folders.write_json(job.folder / "spent.json", seconds)  # of this and all earlier jobs of the run
     if code == 0 and not folders.missing_protocols(job.folder, job.protocols, job.updates):
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         folders.write_json(
             job.folder / "finished.json",
-            {"updates": job.updates, "seconds": round(time.time() - began, 1), "ended": ended},
+            {"updates": job.updates, "seconds": seconds, "ended": ended},
         )
         return folders.FINISHED
     if commands.asked or (code == STOPPED and _on_slurm()):

@@ -1,6 +1,5 @@
 """The packaged ablations: for every budget each variant is a config that can be built."""
 
-import functools
 import math
 from pathlib import Path
 
@@ -10,37 +9,19 @@ from videos import make_video
 from data_prep import video
 from ssljax import build, configuration, limits
 from ssljax.errors import InputError
-from ssljax.sweep import Sweep
 from ssljax.sweep.budgets import ACCELERATOR_SHARE, BUDGETS, LAPTOP_UPDATES
+from ssljax.sweep.read import expand, read_sweep
 
 FILES = sorted((Path(__file__).parents[2] / "configs" / "ablations").glob("*.py"))
 
 
-def read(path, budget):
-    sweep = configuration._import_file(path).sweep(budget)
-    assert isinstance(sweep, Sweep)
-    return sweep
-
-
-def put(config, overrides):
-    """Set values by dotted key, as a sweep does."""
-    for key, value in overrides.items():
-        *path, last = key.split(".")
-        section = functools.reduce(lambda part, name: part[name], path, config)
-        section[last] = value(section[last]) if callable(value) else value
-
-
-def configs(sweep, place=()):
-    """Return the config of each variant by its name."""
-    made = {}
-    for variant in sweep.variants:
-        config = configuration.load(variant.config or sweep.config)
-        put(config, sweep.overrides)
-        config.data.video = tuple(map(str, place))
-        put(config, variant.overrides)
-        made[variant.name] = config
-    assert len(made) == len(sweep.variants) > 1
-    return made
+def configs(path, budget, *videos):
+    """Return the config of each variant by its name, as `ssljax sweep` would launch it."""
+    sweep = read_sweep(str(path), budget)
+    runs = expand(str(path), sweep, [f"--config.data.video={video}" for video in videos], seeds=1)
+    assert [run.variant for run in runs] == [variant.name for variant in sweep.variants] and len(runs) > 1
+    assert all(run.overrides is not None for run in runs)  # a user could type each of them
+    return {run.variant: run.config for run in runs}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +35,7 @@ def videos(tmp_path_factory):
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_variant_is_a_config_and_a_folder(path, budget, videos):
-    sweep = read(path, budget)
-    made = configs(sweep, [videos])
+    sweep, made = read_sweep(str(path), budget), configs(path, budget, videos)
     for name, config in made.items():
         assert not set(name) & set("/ \\'\"") and name[0] not in ".-"
         limits.check_numbers(config)
@@ -72,14 +52,14 @@ def test_every_variant_is_a_config_and_a_folder(path, budget, videos):
 
 
 def test_budgets_are_of_the_length_they_say():
-    updates = {budget: build.total_steps(configs(read(FILES[0], budget))["recipe"]) for budget in BUDGETS}
+    updates = {budget: build.total_steps(configs(FILES[0], budget, "there/")["recipe"]) for budget in BUDGETS}
     assert FILES[0].stem == "crops"
     assert updates == {"laptop": LAPTOP_UPDATES, "accelerator": 250_000 // ACCELERATOR_SHARE, "paper": 250_000}
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_objectives_see_as_many_frames_with_the_same_encoder(budget, videos):
-    made = configs(read(FILES[0].with_stem("objectives"), budget), [videos])
+    made = configs(FILES[0].with_stem("objectives"), budget, videos)
     assert list(made) == ["dora", "dino", "simclr", "mocov3", "mae"]
     dora = made.pop("dora")
     ours = dora.models.encoder.to_dict()
@@ -98,17 +78,17 @@ def test_objectives_see_as_many_frames_with_the_same_encoder(budget, videos):
 
 
 def test_the_first_of_the_videos(videos):
-    sweep = read(FILES[0].with_stem("videos"), "laptop")
-    made = configs(sweep, [videos])
+    path = FILES[0].with_stem("videos")
+    made = configs(path, "laptop", videos)
     assert made["all"].data.video == (str(videos),) and made["first"].data.video == (str(videos / "one"),)
     with pytest.raises(InputError, match="one video; give two or more"):
-        configs(sweep, [videos / "one"])
+        configs(path, "laptop", videos / "one")
 
 
 def test_an_unknown_budget_is_refused():
     for path in FILES:
         with pytest.raises(InputError, match="'phone'; give one of laptop, accelerator, paper"):
-            read(path, "phone")
+            read_sweep(str(path), "phone")
     with pytest.raises(InputError, match="has the variants laptop-dino, .*not 'laptop-dora'"):
         configuration.load("configs/ablations/objectives.py:laptop-dora")
 
