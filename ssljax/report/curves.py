@@ -17,7 +17,7 @@ COLOURS = ("#1f6fb4", "#d9730d", "#23936b", "#b0397c", "#6b7785", "#8a5a2b", "#5
 """Of curve 0, 1, ...; they repeat after the eighth, dashed."""
 
 _TEXT = "#333a44"
-_MOST_NAMES = 6
+MOST_NAMES = 6
 _COLUMNS = 3
 
 
@@ -47,7 +47,7 @@ def draw_panel(panel: Panel, *, x: str = "step", logarithmic: bool = False) -> I
     if logarithmic:
         axes.set_yscale("log")
     axes.margins(x=0.02)
-    if 1 < len(panel.lines) <= _MOST_NAMES:
+    if 1 < len(panel.lines) <= MOST_NAMES:
         add_names(axes)
     return picture_of(axes)
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from ssljax.report.curves import add_names, colour_of, empty_axes, picture_of, style_of
+from ssljax.report.curves import MOST_NAMES, add_names, colour_of, empty_axes, picture_of, style_of
 from ssljax.report.metrics import Line, Panel, is_share
 from ssljax.report.sweep_folder import FINISHED, Swept
 from ssljax.report.sweep_table import Baseline, Measured, heading, table_keys, value_of, value_text
@@ -75,7 +75,7 @@ def draw_metric(swept: Swept, measured: Measured, rows: Sequence[Baseline]) -> I
 
 
 def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
-    """Return a panel with a curve a variant, the mean over finished runs, and each run thin behind it.
+    """Return a panel with a curve a variant, the mean over finished runs, and each run thin behind; of few with names.
 
     Args:
         panel: A curve a run, named as its folder.
@@ -83,15 +83,17 @@ def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
     """
     axes = empty_axes(panel.title, "step")
     lines = {line.name: line for line in panel.lines}
-    for number, members in enumerate(swept.variants.values()):
+    for number, (name, members) in enumerate(swept.variants.items()):
         drawn: dict[str, Any] = dict(color=colour_of(number), linestyle=style_of(number))
         for member in members:
             if member.name in lines:
                 axes.plot(*lines[member.name].points.T, linewidth=0.6, alpha=0.4, **drawn)
         mean = _mean([lines[one.name] for one in members if one.state == FINISHED and one.name in lines])
         few = "o" if len(mean) < 8 else None
-        axes.plot(*mean.T, linewidth=1.6, marker=few, markersize=3.5, **drawn)
+        axes.plot(*mean.T, linewidth=1.6, marker=few, markersize=3.5, label=_short(name), **drawn)
     axes.margins(x=0.02)
+    if 1 < len(swept.variants) <= MOST_NAMES:
+        add_names(axes)
     return picture_of(axes)
 
 
