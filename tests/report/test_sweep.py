@@ -191,7 +191,8 @@ def test_means_lie_where_the_values_are(tmp_path):
 
 
 def test_a_curve_is_the_mean_of_finished_runs(tmp_path):
-    sweep = read_sweep(write_sweep_folder(tmp_path, {"a": [0.5, 0.5], "b": [0.5, 0.5]}, seeds=(0, 1)))
+    # so many variants have no names in the panel, whose colours would count
+    sweep = read_sweep(write_sweep_folder(tmp_path, {name: [0.5, 0.5] for name in "abcdefg"}, seeds=(0, 1)))
     levels = {"a/seed-0": 0.0, "a/seed-1": 2.0, "b/seed-0": 4.0, "b/seed-1": 4.0}
     steps = np.arange(10.0)
     lines = [Line(name, np.stack([steps, np.full(10, level)], 1), 0) for name, level in levels.items()]
