@@ -223,7 +223,7 @@ def test_damaged_folders_are_refused_by_name(tmp_path):
         read_sweep(folder)
     (folder / "a/seed-0/finished.json").unlink()
     write_json(folder / "sweep.json", {"file": "x"})
-    with pytest.raises(InputError, match="is no record of a sweep .'command' is missing"):
+    with pytest.raises(InputError, match="is no record of a sweep .'budget' is missing"):
         read_sweep(folder)
     write_json(folder / "sweep.json", [])
     with pytest.raises(InputError, match="holds no object"):
