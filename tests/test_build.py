@@ -26,7 +26,7 @@ def prepared(tmp_path_factory):
     return folder / "prepared" / "clip"
 
 
-LONG = ("dinov2", "mocov3", "simclr")  # to compile
+LONG = ("dino", "dinov2", "mocov3", "simclr")  # to compile
 RECIPES = [pytest.param(path, marks=pytest.mark.long if path.stem in LONG else ()) for path in CONFIGS]
 
 

@@ -110,6 +110,7 @@ def test_a_package_that_is_only_installed_in_a_repository_has_not_its_commit(che
     assert record.program(tmp_path, checkout / "venv")["commit"] is None
 
 
+@pytest.mark.long
 def test_a_run_is_reproduced_bit_for_bit(tmp_path, monkeypatch, capfd):
     run, again = tmp_path / "run", tmp_path / "again"
     arguments = ["train", "--config", "toy", "--workdir", str(run), "--config.epochs=2", "--config.seed=3"]

@@ -52,6 +52,7 @@ def test_the_windows_are_those_from_records(street, layout, antialias, least):
     assert 10 * np.log10(255**2 / error) > least
 
 
+@pytest.mark.long
 def test_any_mesh_gives_the_same_bits():
     """More and fewer frames a device than windows ask of it, some asked for twice."""
     random = np.random.default_rng(0)

@@ -44,7 +44,8 @@ def large_config():
     return config
 
 
-@pytest.mark.parametrize("layout", ["data=2,fsdp=2,tensor=2", pytest.param("data=2,fsdp=4", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("layout", ["data=2,fsdp=2,tensor=2", "data=2,fsdp=4"])
 def test_meshes_give_one_devices_losses(layout):
     with jax.default_matmul_precision("highest"):
         one, state = losses(large_config(), devices=jax.devices()[:1])

@@ -106,6 +106,7 @@ def test_an_uninterrupted_run_continued_by_other_threads_and_meshes(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 
 
+@pytest.mark.long
 def test_another_configs_run_is_refused_and_left_alone(tmp_path):
     train(toy(epochs=1), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -58,6 +58,7 @@ def test_the_command_agrees_with_the_run(data, run, capsys):
     assert "| pixels " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_fine_tuning_has_no_pixels(data, run):
     options = ["--epochs", "1", "--baselines"]
     assert main(["evaluate", "finetune", "--workdir", str(run), *pair(data), *options]) == 0
@@ -65,6 +66,7 @@ def test_fine_tuning_has_no_pixels(data, run):
     assert set(record["results"]) == {"trained", "random initialisation"}
 
 
+@pytest.mark.long
 def test_what_the_encoder_lacks_is_told_before_training(data, run, tmp_path, capsys):
     with pytest.raises(InputError, match="n_blocks is 4, but the encoder has 2 blocks"):
         train(config_of(data, seed=0), tmp_path / "run")

@@ -77,6 +77,7 @@ def test_training_is_the_same_bits_with_and_without(runs):
     assert lines(on)[5]["loss"] == lines(off)[5]["loss"]
 
 
+@pytest.mark.long
 def test_the_verb_agrees_with_the_run_and_with_features_by_hand(data, runs, capsys):
     workdir = runs[1][0]
     arguments = ["--train", str(data / "train"), "--test", str(data / "test"), "--batch-size", "16"]
@@ -251,6 +252,7 @@ def test_results_are_told_where_they_cannot_be_kept(tmp_path):
         write_results(tmp_path / "missing" / ("x" * 300), {"results": {"trained": {"knn_20": 0.25}}})
 
 
+@pytest.mark.long
 def test_an_evaluation_that_fails_loses_no_update(data, runs, tmp_path, monkeypatch):
     def fail(*_):
         raise InputError("record 3 is damaged")

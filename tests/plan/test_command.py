@@ -31,6 +31,7 @@ def bytes_of(tree, parts):
     )
 
 
+@pytest.mark.long
 def test_plan_of_eight_cpus(tmp_path, capsys):
     options = ["--topology", "cpu:8", LAYOUT, "--price", "2", "--json", str(tmp_path / "plan.json")]
     assert cli.main(["plan", "--config", CONFIG, *options]) == 0

@@ -61,6 +61,7 @@ def test_report_writes_a_page_with_its_pictures_inside_and_beside(workdir, stree
     assert "seconds 3.0 to 4.0, which training never used" in reader.text
 
 
+@pytest.mark.long
 def test_a_report_of_one_run_may_be_one_file_elsewhere(workdir, tmp_path):
     page = report.write_report(workdir, output=tmp_path / "new" / "page.html")
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
