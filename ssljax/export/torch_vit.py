@@ -87,7 +87,7 @@ class _Network:
 
     def norm(self, x: Any, name: str) -> Any:
         """Return the layer norm of x."""
-        return self.f.LayerNorm(x, x.shape[-1:], *self._take(name), self.eps)
+        return self.f.layer_norm(x, x.shape[-1:], *self._take(name), self.eps)
 
     def _attention(self, x: Any, name: str) -> Any:
         b, n, d = x.shape
