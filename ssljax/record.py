@@ -80,7 +80,7 @@ def program(workdir: Path, root: Path = _ROOT) -> dict[str, Any]:
     return {
         "command": _command(),
         "commit": commit,
-        "dirty": _write_differences(workdir, root, commit) if commit else None,
+        "dirty": _differences(workdir, root, commit) if commit else None,
         "packages": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -156,6 +156,15 @@ def _commit(root: Path) -> str | None:
         return _ask(root, "rev-parse", "HEAD").decode().strip()
     except (FileNotFoundError, InputError):
         return None
+
+
+def _differences(workdir: Path, root: Path, commit: str) -> str | None:
+    """Return the file that was written, None without differences; training goes on where they cannot be told."""
+    try:
+        return _write_differences(workdir, root, commit)
+    except (InputError, OSError) as error:
+        print(f"warning: {error} The run goes on.", file=sys.stderr)
+        return "unknown files"
 
 
 def _write_differences(workdir: Path, root: Path, commit: str) -> str | None:

@@ -23,9 +23,6 @@ def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float
         mesh: Its devices.
         began: When it started, in seconds since 1970.
         more: What else is noted.
-
-    Raises:
-        InputError: What the code differs in from its commit cannot be told.
     """
     if jax.process_index() != 0:
         return

@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
 
 @pytest.mark.long
 def test_best_and_latest_checkpoints_are_kept(tmp_path):
-    changes = {"checkpoint.every": 1, "checkpoint.keep": 2, "checkpoint.best_metric": "loss"}
+    changes = {"checkpoint.every": 1, "checkpoint.share": 1.0, "checkpoint.keep": 2, "checkpoint.best_metric": "loss"}
     train(toy(epochs=5, **changes), tmp_path)
     losses = lines(tmp_path)
     best = min(losses, key=losses.get)
@@ -275,7 +275,11 @@ def test_memory_stays_flat_over_500_updates(tmp_path):
         train.train(config, __import__("pathlib").Path(sys.argv[1]))
         print(*seen)
     """
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "PYTHONPATH": str(TESTS),
+        "XLA_FLAGS": "",
+        "NPROC": "2",
+    }  # each thread keeps some memory
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
     )
