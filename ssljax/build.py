@@ -15,7 +15,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from ssljax import checkpoint, configuration, mesh, optim, spikes, step
+from ssljax import checkpoint, mesh, optim, spikes, step
 from ssljax.constructors import CONSTRUCTORS
 from ssljax.errors import InputError
 from ssljax.evaluate.encoders import check_size
@@ -36,11 +36,6 @@ class Restored(NamedTuple):
     config: ConfigDict
     objective: Objective
     state: step.TrainState
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Return the config as JSON has it: lists for tuples, values for references."""
-    return configuration.plain(config)
 
 
 def total_steps(config: ConfigDict) -> int:

@@ -15,7 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssljax import build, mesh, resident, step
+from ssljax import build, configuration, mesh, resident, step
 from ssljax.ahead import Ahead
 from ssljax.checkpoint import Checkpoints, Record
 from ssljax.data import loader
@@ -106,7 +106,7 @@ class _Loop:
     ) -> None:
         """Begin with a state; `checksum` is the data's."""
         self.state, self.done, self._total = state, int(state.step), build.total_steps(config)
-        self._config, self._plain, self._checksum = config.checkpoint, build.plain(config), checksum
+        self._config, self._plain, self._checksum = config.checkpoint, configuration.plain(config), checksum
         self._size, self._in_flight, self._together = config.batch_size, in_flight, together
         self._checkpoints, self._evaluation, self._log, self._heartbeat = checkpoints, evaluation, log, heartbeat
         self._due = False
@@ -193,7 +193,7 @@ def _open_log(config: ConfigDict, workdir: Path, start: int, unit: str, work: Wo
         batch_size=config.batch_size,
         unit=unit,
         schedules=build.schedules(config),
-        config=build.plain(config),
+        config=configuration.plain(config),
         writes=jax.process_index() == 0,
         also=config.evaluate.every,
         work=work,

@@ -72,7 +72,7 @@ def train(
         start = None
         if config.init_from and not _is_begun(workdir):
             start = initial.read_start(config.init_from, parts.objective, parts.abstract)
-        checkpoints = open_run(workdir, build.plain(config), parts.data.checksum)
+        checkpoints = open_run(workdir, configuration.plain(config), parts.data.checksum)
         heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
         try:
             state = _first_state(config, parts, checkpoints, start)

@@ -2,9 +2,9 @@
 
 import json
 
-from ssljax import build, configuration
+from ssljax import configuration
 
-BASE = build.plain(configuration.smoke(configuration.load("configs/simclr.py").unlock()).lock())
+BASE = configuration.plain(configuration.smoke(configuration.load("configs/simclr.py").unlock()).lock())
 
 
 def write_json(path, content):

@@ -50,7 +50,7 @@ def test_every_recipe_trains_two_updates(path, prepared, tmp_path):
     state = train(config, tmp_path / "run")
     assert int(state.step) == 2
     restored = build.restore(tmp_path / "run")
-    assert restored.config.to_dict() == ConfigDict(build.plain(config)).to_dict()
+    assert restored.config.to_dict() == ConfigDict(configuration.plain(config)).to_dict()
     encoder = restored.objective.encoders(restored.state.params, restored.state.state)["image"]
     assert np.isfinite(encoder(np.zeros((1, 32, 32, 3), np.float32)).features).all()
 

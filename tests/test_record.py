@@ -147,7 +147,7 @@ def test_a_run_is_reproduced_bit_for_bit(tmp_path, monkeypatch, capfd):
 
 def made(folder, location="configs/dora.py:smoke"):
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(build.plain(configuration.load(location))))
+    (folder / "config.json").write_text(json.dumps(configuration.plain(configuration.load(location))))
     return folder
 
 
@@ -169,7 +169,9 @@ def test_only_where_and_how_it_runs_may_differ(tmp_path):
     assert (config.mesh, config.data.video, config.evaluate.tracks.size) == ("data=2", ("elsewhere",), 64)
     assert config.evaluate.protocols == ("tracks",) and config.watch.step == 500.5
     there = json.loads((run / "config.json").read_text())
-    assert configuration.differences(there, build.plain(config)) == ["data.video ([] there, ['elsewhere'] here)"]
+    assert configuration.differences(there, configuration.plain(config)) == [
+        "data.video ([] there, ['elsewhere'] here)"
+    ]
     assert read_config(run).to_dict() == configuration.load("configs/dora.py:smoke").to_dict()
     config = configuration.load(str(run / "config.json"), ["--config.evaluate.tracks.size=64", "--config.epochs=3"])
     assert (config.evaluate.tracks.size, config.epochs) == (64, 3)

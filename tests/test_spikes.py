@@ -194,7 +194,7 @@ def test_the_default_keeps_the_states_layout():
     assert jax.tree.structure(
         build.optimizer(config).init({"encoder": {"kernel": jnp.zeros((2, 2))}})
     ) == jax.tree.structure(made)
-    before = build.plain(configuration.load("configs/mae.py:smoke"))
+    before = configuration.plain(configuration.load("configs/mae.py:smoke"))
     older = {key: value for key, value in before.items() if key != "spikes"}
     assert configuration.differences(older, before) == []
     assert "spikes.policy (stop there, skip here)" in configuration.differences(

@@ -117,7 +117,7 @@ def test_another_configs_run_is_refused_and_left_alone(tmp_path):
 
 def test_starts_of_another_config_that_saved_nothing_do_not_count(tmp_path):
     for seed, counted in [(0, 1), (0, 2), (1, 1)]:
-        open_run(tmp_path, build.plain(toy(seed=seed)), "data").close()
+        open_run(tmp_path, configuration.plain(toy(seed=seed)), "data").close()
         record_start(tmp_path, 0, mesh.make_mesh(), began=100.0 * seed)
         assert first_start(tmp_path) == (100.0 * seed, counted)
 
@@ -229,7 +229,7 @@ def test_the_best_are_sought_among_the_evaluated(tmp_path, monkeypatch):
     train(toy(epochs=4, **changes), tmp_path / "run")
     assert kept() == [6, 8]
     longer = toy(epochs=6, **changes)
-    (tmp_path / "run" / "config.json").write_text(json.dumps(build.plain(longer)))  # the same run, made longer
+    (tmp_path / "run" / "config.json").write_text(json.dumps(configuration.plain(longer)))  # the same run, made longer
     train(longer, tmp_path / "run")
     assert kept() == [6, 12]
     wrong = {"checkpoint.best_metric": "acuracy"}

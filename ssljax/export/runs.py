@@ -89,7 +89,7 @@ def write_run(network: Network, workdir: Path, origin: str) -> None:
     config = configuration.base()
     config.models = ConfigDict(network.arguments)
     config.objective = ConfigDict(objective)
-    built, plain = build.objective(config), build.plain(config)
+    built, plain = build.objective(config), configuration.plain(config)
     assert isinstance(built, Imported)
     params, state = built.divide(network.params, network.twin)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

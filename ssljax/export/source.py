@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from ml_collections import ConfigDict
 
-from ssljax import build
+from ssljax import build, configuration
 
 UNSTATED = ""
 _RUNNING = ("mesh", "loader", "checkpoint", "evaluate", "log")  # how and where it ran, not what it computed
@@ -22,7 +22,7 @@ def source_of(workdir: Path, config: ConfigDict, step: int) -> dict[str, Any]:
         config: The run's.
         step: Of the checkpoint; results of other checkpoints are left out.
     """
-    plain = build.plain(config)
+    plain = configuration.plain(config)
     data = plain.get("data", {})
     return {
         "objective": plain["objective"]["name"],

@@ -62,7 +62,7 @@ def write_comparison(
             raise InputError("--video and --seconds choose where tracks are shown, and none of these runs has any.")
         sections = [
             Section("The runs", [legend(names), _numbers(shown)]),
-            differences_section({name: build.plain(one.run.config) for name, one in shown.items()}),
+            differences_section({name: configuration.plain(one.run.config) for name, one in shown.items()}),
             Section("What the objectives measure", _scores(shown)),
             *evaluation_sections(shown),
             training_section({name: one.metrics for name, one in shown.items()}, folder),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import re
 import sys
@@ -139,7 +138,7 @@ def _job(workdir: Path, run: Run, protocols: dict[str, Any], updates: int, place
         folder=folder.absolute(),
         directory=Path.cwd(),
         train=(*python, "ssljax.cli", "train", "--config", location, "--workdir", str(folder), *overrides),
-        evaluate=(*python, "ssljax.sweep.judge", str(folder), json.dumps(protocols)),
+        evaluate=(*python, "ssljax.sweep.judge", str(folder)),
         protocols=protocols,
         updates=updates,
         slot=slot,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ class Job(NamedTuple):
         folder: Of the run, absolute.
         directory: Where the commands are run.
         train: The command that trains.
-        evaluate: The command that evaluates, to which the names of protocols are added.
+        evaluate: The command that evaluates, to which the protocols to ask are added with their arguments, as JSON.
         protocols: Arguments by name of what is asked afterwards.
         updates: Of the whole run.
         slot: Where it runs on this machine.
@@ -72,7 +73,7 @@ def _work(job: Job, commands: _Commands) -> str:
     code = 0 if (job.folder / "checkpoints" / str(job.updates)).is_dir() else commands.run(job.train)
     missing = folders.missing_protocols(job.folder, job.protocols, job.updates)
     if code == 0 and missing and not commands.asked:
-        code = commands.run([*job.evaluate, *missing])
+        code = commands.run([*job.evaluate, json.dumps({name: job.protocols[name] for name in missing})])
     seconds = (folders.read_json(job.folder / "spent.json") or 0.0) + round(time.time() - began, 1)
     folders.write_json(job.folder / "spent.json", seconds)  # of this and all earlier jobs of the run
     if code == 0 and not folders.missing_protocols(job.folder, job.protocols, job.updates):

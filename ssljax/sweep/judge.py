@@ -1,6 +1,7 @@
-"""`python -m ssljax.sweep.judge RUN ARGUMENTS PROTOCOL ...`: evaluations of a finished run of a sweep, with baselines.
+"""`python -m ssljax.sweep.judge RUN PROTOCOLS`: evaluations of a finished run of a sweep, with baselines.
 
-What `ssljax evaluate PROTOCOL --workdir RUN --baselines` does, with the arguments that the run's config has, as JSON.
+What `ssljax evaluate PROTOCOL --workdir RUN --baselines` does, for each of the protocols; these are JSON, their
+arguments by name as the run's config has them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         from ssljax.evaluations import evaluate
 
-        for protocol in arguments[2:]:
-            table, path = evaluate(protocol, given[protocol], workdir=workdir, baselines=True)
+        for protocol, its in given.items():
+            table, path = evaluate(protocol, its, workdir=workdir, baselines=True)
             print(f"{table}\nwrote {path}", flush=True)
     except InputError as error:
         print(f"ssljax: {error}", file=sys.stderr)

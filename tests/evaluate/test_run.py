@@ -269,7 +269,7 @@ def test_an_evaluation_that_fails_loses_no_update(data, runs, tmp_path, monkeypa
 
 def test_evaluation_may_change_when_a_run_is_continued(data, runs, tmp_path):
     config = config_of(data, *evaluating(data, 3))
-    assert not configuration.differences(build.plain(config), build.plain(config_of(data)))
+    assert not configuration.differences(configuration.plain(config), configuration.plain(config_of(data)))
 
 
 def test_images_fit_the_objective(data):

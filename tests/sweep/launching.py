@@ -32,9 +32,10 @@ while mode == "long" and not (folder.parent.parent / "go").exists():
 """
 JUDGE = """
 import json, pathlib, sys
-path = pathlib.Path(sys.argv[1]) / "evaluate" / f"{sys.argv[2]}.json"
+((name, arguments),) = json.loads(sys.argv[2]).items()
+path = pathlib.Path(sys.argv[1]) / "evaluate" / f"{name}.json"
 path.parent.mkdir()
-path.write_text(json.dumps({"arguments": {"size": [1, 2]}, "step": 3, "results": {}}))
+path.write_text(json.dumps({"arguments": arguments, "step": 3, "results": {}}))
 """
 
 

@@ -42,7 +42,7 @@ def test_every_variant_is_a_config_and_a_folder(path, budget, videos):
         assert config.evaluate.protocols == ("knn", "davis", "tracks")
         build.objective(config)
         build.optimizer(config)
-    plain = [build.plain(config) for config in made.values()]
+    plain = [configuration.plain(config) for config in made.values()]
     assert all(one != other for number, one in enumerate(plain) for other in plain[:number])
     if sweep.varies:
         section, key = sweep.varies.split(".")
