@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,6 +23,10 @@ MEMORY = 4 * 2**30
 """Bytes that a run on a CPU is given."""
 
 _PROBE = "import jax; found = jax.local_devices(); print('found', found[0].platform, len(found))"
+
+
+class Refused(Exception):
+    """What Slurm does not do and why, without a full stop."""
 
 
 class Slot(NamedTuple):
@@ -158,24 +165,32 @@ class Slurm:
         """Put a job into the queue, and return it as submitit has it.
 
         Raises:
-            InputError: Slurm refuses it.
+            Refused: Slurm does not take it.
         """
         try:
-            submitted = self._executor.submit(work, job)
-        except _submitit().core.utils.FailedJobError as error:
-            raise InputError(f"Slurm refuses the job of {job.folder} ({error}); mend --slurm.") from error
+            with contextlib.redirect_stderr(io.StringIO()):  # where submitit prints what the error has, too
+                submitted = self._executor.submit(work, job)
+        except (_submitit().core.utils.FailedJobError, OSError) as error:
+            raise Refused(f"Slurm refuses the job of {job.folder} ({_one_line(error)})") from error
         folders.write_json(job.folder / "job.json", {"slurm": submitted.job_id})
         return submitted.job_id
 
     def alive(self, submitted: Sequence[Any]) -> list[bool]:
-        """Return whether jobs are in the queue, waiting or running; where it cannot be asked, all are."""
-        told = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=False)
-        return [told.returncode != 0 or number in told.stdout.split() for number in submitted]
+        """Return whether jobs are in the queue, waiting or running.
+
+        Raises:
+            Refused: The queue cannot be asked.
+        """
+        try:
+            told = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            reason = _one_line(getattr(error, "stderr", "") or error)
+            raise Refused(f"Slurm does not say which jobs are in its queue ({reason})") from error
+        return [number in told.stdout.split() for number in submitted]
 
     def known(self, folder: Path) -> Any:
-        """Return the job of a run's folder that is in the queue since an earlier start, None if none is."""
-        number = (folders.read_json(folder / "job.json") or {}).get("slurm")
-        return number if number is not None and self.alive([number])[0] else None
+        """Return the newest job that was submitted for a run's folder, None if none was; it may be gone."""
+        return (folders.read_json(folder / "job.json") or {}).get("slurm")
 
     def stop(self, folder: Path, submitted: Any) -> bool:
         """Take a run out of the queue; if it runs, ask it to save and end."""
@@ -185,6 +200,11 @@ class Slurm:
         subprocess.run(["scancel", "--quiet", "--state=PENDING", submitted], check=False)
         subprocess.run(["scancel", "--quiet", "--signal=TERM", submitted], check=False)
         return True
+
+
+def _one_line(error: Any) -> str:
+    """Return what a program of Slurm said, without its name and what kind of message that is."""
+    return re.sub(r"\b\w+: error: ", "", " ".join(str(error).split()))
 
 
 _LISTS = ("setup", "teardown", "srun_args")

@@ -11,7 +11,8 @@ from stand_in import executable
 from sweep import launching
 
 from ssljax.errors import InputError
-from ssljax.sweep.executors import Slurm
+from ssljax.sweep.executors import Refused, Slurm
+from ssljax.sweep.progress import Progress
 
 TESTS = Path(__file__).parents[1]
 SBATCH = """#!/bin/bash
@@ -78,12 +79,13 @@ def test_a_preempted_job_saves_and_queues_itself_again(queue, tmp_path):
     folder = tmp_path / "all"
     executor = Slurm(folder / ".jobs", GIVEN)
     launcher = launching.launcher(folder, {"a/seed-0": "long"}, (), executor)
-    launcher._start()
+    launcher._start(Progress(folder, {}))
     deadline = time.monotonic() + 60
     while not launching.starts(folder / "a/seed-0") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert executor.known(folder / "a/seed-0") == "7"
     again = launching.launcher(folder, {"a/seed-0": "long"}, (), executor)  # as after a SIGKILL of the sweep
+    again._look(False, Progress(folder, {}))
     assert not again._waiting
     os.system(f"{tmp_path}/bin/scancel 7")
     while not (tmp_path / "queue.requeued").exists() and time.monotonic() < deadline:
@@ -91,6 +93,19 @@ def test_a_preempted_job_saves_and_queues_itself_again(queue, tmp_path):
     assert (tmp_path / "queue.requeued").exists()
     assert (folder / "a/seed-0/told").read_text() == "SIGTERM "
     assert not (folder / "a/seed-0/failed.json").exists()
+
+
+def test_what_slurm_says_is_quoted(queue, tmp_path, capfd):
+    executor = Slurm(tmp_path / ".jobs", GIVEN)
+    executable(tmp_path / "bin/sbatch", "#!/bin/bash\necho 'sbatch: error: Job violates QOS policy' >&2\nexit 1\n")
+    executable(tmp_path / "bin/squeue", "#!/bin/bash\necho 'squeue: error: no controller' >&2\nexit 1\n")
+    with pytest.raises(Refused, match=r"refuses the job of .*/run \(Job violates QOS policy\)$"):
+        executor.submit(launching.job(tmp_path / "run", "good", (), 0))
+    with pytest.raises(Refused, match=r"in its queue \(no controller\)$"):
+        executor.alive(["7"])
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(InputError, match=r"Job violates QOS policy\); mend --slurm\.$"):
+        launching.launch(tmp_path / "all", {"a/seed-0": "good"}, (), executor)
 
 
 @pytest.mark.parametrize(
