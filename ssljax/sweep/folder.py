@@ -19,6 +19,8 @@ from ssljax.sweep.read import Run
 FINISHED, FAILED, RUNNING, WAITING = "finished", "failed", "running", "waiting"
 STOP = ".stop"
 """A file in a run's folder while it is to stop and not to be queued again."""
+BEGUN = "begun.json"
+"""A file in a run's folder until its job reports: where that began, and how many before it ended there without."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -117,6 +119,12 @@ def state(folder: Path) -> str:
     if (folder / "finished.json").exists():
         return FINISHED
     return FAILED if (folder / "failed.json").exists() else WAITING
+
+
+def fail(folder: Path, error: str, code: int) -> None:
+    """Note that a run failed, and why; its next job counts anew."""
+    write_json(folder / "failed.json", {"error": error, "code": code})
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

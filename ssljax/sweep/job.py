@@ -21,6 +21,9 @@ from ssljax.sweep import folder as folders
 RESTARTS = 30
 """How often a job on Slurm queues itself again."""
 
+ENDS = 3
+"""How often a job may end without a word and without a further checkpoint or evaluation."""
+
 _ENDS = (signal.SIGTERM, signal.SIGUSR2)  # Slurm's own, and what submitit has it send before the time is over
 
 
@@ -62,10 +65,26 @@ def work(job: Job) -> str:
         for name in ("failed.json", "finished.json"):
             (job.folder / name).unlink(missing_ok=True)
         try:
-            return _work(job, _Commands(job, lock))
+            commands = _Commands(job, lock)
+            if _is_hopeless(job):
+                _fail(job, 1, f"Its job ended {ENDS} times without a word at the same place (killed, out of memory?).")
+                return folders.FAILED
+            return _work(job, commands)
         except Exception as error:
             _fail(job, 1, f"{type(error).__name__}: {error}")
             raise
+
+
+def _is_hopeless(job: Job) -> bool:
+    """Count the jobs of the run that ended without a word and got no further; return whether they are too many."""
+    path = job.folder / folders.BEGUN
+    steps = [int(entry.name) for entry in (job.folder / "checkpoints").glob("*") if entry.name.isdigit()]
+    missing = folders.missing_protocols(job.folder, job.protocols, job.updates)
+    stands = {"step": max(steps, default=0), "missing": missing}
+    before = folders.read_json(path)  # not there where the last one reported
+    ends = before["ends"] + 1 if before is not None and before["stands"] == stands else 0
+    folders.write_json(path, {"ends": ends, "stands": stands})
+    return ends >= ENDS
 
 
 def _work(job: Job, commands: _Commands) -> str:
@@ -76,6 +95,7 @@ def _work(job: Job, commands: _Commands) -> str:
         code = commands.run([*job.evaluate, json.dumps({name: job.protocols[name] for name in missing})])
     seconds = (folders.read_json(job.folder / "spent.json") or 0.0) + round(time.time() - began, 1)
     folders.write_json(job.folder / "spent.json", seconds)  # of this and all earlier jobs of the run
+    (job.folder / folders.BEGUN).unlink(missing_ok=True)
     if code == 0 and not folders.missing_protocols(job.folder, job.protocols, job.updates):
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         folders.write_json(
@@ -95,7 +115,7 @@ def _work(job: Job, commands: _Commands) -> str:
 
 def _fail(job: Job, code: int, sentence: str) -> None:
     killed = f" (killed by {signal.Signals(-code).name})" if code < 0 else ""
-    folders.write_json(job.folder / "failed.json", {"error": sentence + killed, "code": code})
+    folders.fail(job.folder, sentence + killed, code)
 
 
 class _Commands:

@@ -190,7 +190,7 @@ class Launcher:
     def _lost(self, name: str) -> str:
         """Note that a run failed whose job is gone and has written nothing about that; return that state."""
         error = f"Its job ended without a word (killed, out of memory or time?); see {self._folder / '.jobs'}."
-        folders.write_json(self._folder / name / "failed.json", {"error": error, "code": -9})
+        folders.fail(self._folder / name, error, -9)
         return folders.FAILED
 
     def _stop(self, progress: Progress) -> None:

@@ -24,7 +24,9 @@ with open(folder / "starts.jsonl", "a") as file:
 if mode == "bad":
     print("so far so good\\rssljax: the data are bad", file=sys.stderr)
     sys.exit(2)
-if mode == "killed":
+if mode == "with its job":
+    os.kill(os.getppid(), signal.SIGKILL)
+if mode in ("killed", "with its job"):
     os.kill(os.getpid(), signal.SIGKILL)
 while mode == "long" and not (folder.parent.parent / "go").exists():
     time.sleep(0.05)

@@ -98,16 +98,39 @@ ONE_JOB = """
 import pathlib, sys
 from sweep import launching
 from ssljax.sweep.job import work
-print(work(launching.job(pathlib.Path(sys.argv[1]), "good", launching.ONE, 0)))
+print(work(launching.job(pathlib.Path(sys.argv[1]), sys.argv[2], launching.ONE, 0)))
 """
+
+
+def one_job(run, mode):
+    command = [sys.executable, "-c", ONE_JOB, run, mode]
+    told = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False).stdout.strip()
+    wait(lambda: not folders.is_held(run))  # what a job that was killed had started ends a moment later
+    return told
+
+
+def test_a_run_whose_jobs_are_killed_with_it_is_given_up_after_three_at_the_same_place(tmp_path):
+    run = tmp_path / "a/seed-0"
+    assert one_job(run, "with its job") == "" and folders.state(run) == "waiting"
+    begun = json.loads((run / folders.BEGUN).read_text())
+    assert begun["ends"] == 0
+    folders.write_json(run / folders.BEGUN, begun | {"ends": 1})
+    (run / "checkpoints" / "1").mkdir(parents=True)  # it got further meanwhile
+    assert one_job(run, "with its job") == ""
+    begun = json.loads((run / folders.BEGUN).read_text())
+    assert begun["ends"] == 0 and begun["stands"]["step"] == 1
+    folders.write_json(run / folders.BEGUN, begun | {"ends": 1})
+    assert one_job(run, "with its job") == "" and len(launching.starts(run)) == 3
+    assert one_job(run, "good") == "failed" and len(launching.starts(run)) == 3
+    assert "ended 3 times without a word" in json.loads((run / "failed.json").read_text())["error"]
+    assert one_job(run, "good") == "finished" and not (run / folders.BEGUN).exists()
 
 
 def test_a_job_that_was_asked_to_stop_before_it_began_does_nothing(tmp_path):
     run = tmp_path / "a/seed-0"
     run.mkdir(parents=True)
     (run / folders.STOP).touch()
-    told = subprocess.run([sys.executable, "-c", ONE_JOB, run], cwd=TESTS, capture_output=True, text=True, check=True)
-    assert told.stdout == "stopped\n" and not launching.starts(run) and folders.state(run) == "waiting"
+    assert one_job(run, "good") == "stopped" and not launching.starts(run) and folders.state(run) == "waiting"
     states, _ = launching.launch(tmp_path, {"a/seed-0": "good"})  # a new start of the sweep asks for it again
     assert states == {"a/seed-0": "finished"}
 
