@@ -108,6 +108,10 @@ def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
     }
     for name in dict.fromkeys(name for line in [*known, here] for name in line["packages"]):
         pairs[name] = [line["packages"].get(name) for line in known], here["packages"].get(name)
+    weights = [line["init_from"] for line in known if "init_from" in line]  # noted where a run begins
+    if "init_from" in here:
+        known_weights = [_weights(each) for each in weights] or ["not recorded"]
+        pairs["weights that init_from names"] = known_weights, _weights(here["init_from"])
     noted = [line for line in known if "cores" in line]  # earlier versions did not note these
     for name in ENVIRONMENT if noted else ():
         pairs[name] = [line["environment"].get(name) for line in noted], here["environment"].get(name)
@@ -135,6 +139,12 @@ def without_secrets(words: Sequence[str]) -> list[str]:
         else:
             shown.append(word)
     return shown
+
+
+def _weights(named: Mapping[str, Any]) -> str:
+    """Return what tells weights from others, wherever they lie."""
+    step = f"step {named['step']}, " if "step" in named else ""
+    return f"{step}SHA-256 {named['sha256'][:16]}"
 
 
 def _devices(line: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from ssljax.data import loader
 from ssljax.errors import InputError
 from ssljax.evaluate.periodic import Periodic
 from ssljax.export import initial
+from ssljax.export.identity import identify
 from ssljax.heartbeat import Heartbeat
 from ssljax.loop import run_updates
 from ssljax.objectives.base import Objective
@@ -69,14 +70,12 @@ def train(
         total = build.total_steps(config)
         if not parts.evaluation.due(total, total):  # else its metrics are known after the first
             check_best_metric(config.checkpoint.best_metric, metrics)
-        start = None
-        if config.init_from and not _is_begun(workdir):
-            start = initial.read_start(config.init_from, parts.objective, parts.abstract)
+        start, named = _start(config, workdir, parts)
         checkpoints = open_run(workdir, configuration.plain(config), parts.data.checksum)
         heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
         try:
             state = _first_state(config, parts, checkpoints, start)
-            noted = {"seed": config.seed, "data_checksum": parts.data.checksum}
+            noted = {"seed": config.seed, "data_checksum": parts.data.checksum, **named}
             record_start(workdir, int(state.step), parts.devices, began, **noted)
             if reproduces is not None:
                 _tell_differences(reproduces, workdir)
@@ -111,6 +110,18 @@ def _parts(config: ConfigDict) -> _Parts:
     return _Parts(
         devices, objective, optimizer, data, evaluation, update, *step.abstract_state(objective, optimizer, devices)
     )
+
+
+def _start(config: ConfigDict, workdir: Path, parts: _Parts) -> tuple[initial.Start | None, dict[str, Any]]:
+    """Return the weights that a new run begins with, and how its record names them.
+
+    Raises:
+        InputError: They cannot be read or do not fit.
+    """
+    if not config.init_from or _is_begun(workdir):
+        return None, {}
+    start = initial.read_start(config.init_from, parts.objective, parts.abstract)
+    return start, {"init_from": identify(config.init_from)} if jax.process_index() == 0 else {}
 
 
 def _first_state(

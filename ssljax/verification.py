@@ -36,13 +36,20 @@ def write_checksums(folder: Path) -> None:
     Raises:
         OSError: The disk is full or failing.
     """
-    files = {str(path.relative_to(folder)): _size_and_digest(path, flush=True) for path in _files(folder)}
+    files = _checksums(folder, flush=True)
     temporary = folder / f"{CHECKSUMS}.tmp"
     with temporary.open("w") as file:
         json.dump({"files": files}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / CHECKSUMS)
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of the checksums of a checkpoint's files, which it has or which are made now."""
+    path = folder / CHECKSUMS
+    files = json.loads(path.read_bytes())["files"] if path.exists() else _checksums(folder)
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def fault(folder: Path, *, thorough: bool = True) -> str | None:
@@ -119,6 +126,10 @@ def tell(folder: Path, reason: str, target: Path, step: int) -> None:
     print(
         f"ssljax: the checkpoint {folder} is damaged ({reason}){moved}; that of step {step} is used.", file=sys.stderr
     )
+
+
+def _checksums(folder: Path, *, flush: bool = False) -> dict[str, tuple[int, str]]:
+    return {str(path.relative_to(folder)): _size_and_digest(path, flush=flush) for path in _files(folder)}
 
 
 def _files(folder: Path) -> list[Path]:

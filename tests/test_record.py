@@ -12,9 +12,10 @@ import pytest
 import toy as module
 
 import ssljax
-from ssljax import build, configuration, record
+from ssljax import build, configuration, record, verification
 from ssljax.cli import main
 from ssljax.errors import InputError
+from ssljax.export.identity import identify
 from ssljax.reproduce import read_config
 from ssljax.starts import first_start, read_record, read_starts
 from ssljax.train import train
@@ -210,6 +211,54 @@ def test_a_run_is_not_reproduced_in_its_own_folder_nor_without_its_data(tmp_path
     with pytest.raises(InputError, match="neither a start nor a checkpoint"):
         train(config, tmp_path / "again", reproduces=run)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_run_is_not_reproduced_without_the_weights_that_it_began_with(tmp_path):
+    run = made(tmp_path / "run", "toy")
+    config = configuration.load("toy", [f"--config.init_from={tmp_path / 'gone.npz'}"])
+    (run / "starts.jsonl").write_text(json.dumps({"data_checksum": build.dataset(config).checksum}) + "\n")
+    with pytest.raises(InputError, match=r"gone\.npz does not exist"):
+        train(config, tmp_path / "again", reproduces=run)
+    assert not (tmp_path / "again").exists()
+
+
+def test_weights_that_a_run_began_with_are_known_by_their_bytes(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for step in ("2", "10"):
+        (checkpoints / step).mkdir(parents=True)
+        (checkpoints / step / "array").write_text(step)
+        verification.write_checksums(checkpoints / step)
+    (tmp_path / "w.npz").write_bytes(b"abc")
+    file, one = identify(str(tmp_path / "w.npz")), identify(str(tmp_path / "run"))
+    assert file["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert one["step"] == 10
+    checksums = (checkpoints / "10" / "checksums.json").read_text()
+    (checkpoints / "10" / "checksums.json").unlink()
+    assert verification.digest(checkpoints / "10") == one["sha256"]
+    (checkpoints / "10" / "checksums.json").write_text(checksums)
+    (checkpoints / "10" / "array").write_text("x")  # damaged
+    other = identify(str(tmp_path / "run"))
+    assert other["step"] == 2 and other["sha256"] != one["sha256"]
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.npz").write_bytes(b"abc")
+    folder = identify(str(tmp_path))
+    (tmp_path / "README").write_text("unread")
+    assert identify(str(tmp_path)) == folder != file
+    (tmp_path / "config.json").write_text('{"heads": 3}')
+    assert identify(str(tmp_path))["sha256"] != folder["sha256"]
+
+    run_on = {"mesh": {}, "devices": 1, "kind": "cpu", "processes": 1} | record.program(tmp_path, tmp_path)
+    told = record.differences([run_on | {"init_from": one}], run_on | {"init_from": other})
+    assert told == [
+        f"weights that init_from names: step 10, SHA-256 {one['sha256'][:16]} there, "
+        f"step 2, SHA-256 {other['sha256'][:16]} here"
+    ]
+    elsewhere = file | {"path": "moved.npz"}
+    assert record.differences([run_on | {"init_from": file}, run_on], run_on | {"init_from": elsewhere}) == []
+    assert record.differences([run_on | {"init_from": file}], run_on) == []
+    (told,) = record.differences([run_on], run_on | {"init_from": file})
+    assert "init_from names: not recorded there, SHA-256 ba7816bf8f01cfea here" in told
 
 
 def test_config_and_reproduce_exclude_each_other(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Runs begin from weights: every array where it belongs, everything told, nothing written where they don't fit."""
 
+import hashlib
 import json
 
 import jax
@@ -16,6 +17,7 @@ from ssljax.export.initial import begin, read_start
 from ssljax.export.runs import write_run
 from ssljax.models.pure import separate
 from ssljax.ops.positions import resample_positions
+from ssljax.starts import read_record
 from ssljax.train import train
 
 ENCODER = VIT | dict(width=32, heads=4)
@@ -215,6 +217,8 @@ def test_a_run_begins_from_weights_and_goes_on_without_them(dino, tmp_path, caps
     assert f"Starting from {path}:" in told and "matched    teacher's encoder" in told
     run = build.restore(workdir)
     assert run.config.init_from == str(path)
+    (noted,) = read_record(workdir)
+    assert noted["init_from"] == {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     other = configuration.load("toy", ["--config.epochs=1"])
     train(other, tmp_path / "other")
