@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
-from ssljax.models.products import Linear
+from ssljax.models.products import Linear, add_to_rows, matmul
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
@@ -60,11 +60,20 @@ class Attention(nnx.Module):
         self.out = linear(width, width, dtype, rngs)
 
     @jax.named_scope("attention")
-    def __call__(self, x: Float[Array, "b n d"], *, length: int | None = None) -> Float[Array, "b n d"]:
-        """Return the attended tokens; those from number `length` on are padding, which no token attends to."""
-        queries, keys, values = self._split(x)
-        out = attend(queries, keys, values, implementation=self.implementation, length=length)
-        return self.out(out.reshape(x.shape))
+    def __call__(
+        self, x: Float[Array, "b n d"], *, length: int | None = None, rows: int | None = None
+    ) -> Float[Array, "b m d"]:
+        """Return the attended tokens, or the first `rows` of them alone.
+
+        Tokens from number `length` on are padding, which no token attends to.
+        """
+        if rows is None:
+            queries, keys, values = self._split(x)
+            out = attend(queries, keys, values, implementation=self.implementation, length=length)
+        else:
+            queries, keys, values = self._split_first(x, rows)
+            out = attend(queries, keys, values, implementation="xla", length=length)  # a product of few rows
+        return self.out(out.reshape(*out.shape[:2], -1))
 
     @jax.named_scope("probe")
     def probe(self, x: Float[Array, "b n d"], *, prefix: int) -> Probe:
@@ -80,15 +89,22 @@ class Attention(nnx.Module):
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
+    def _split_first(self, x: Array, rows: int) -> tuple[Array, Array, Array]:
+        """Return the queries of the first rows [b, rows, h, dh], and all keys and values [b, n, h, dh]."""
+        kernel, bias, width = self.qkv.kernel[...], self.qkv.bias[...], x.shape[-1]
+        queries = add_to_rows(matmul(x[:, :rows], kernel[:, :width]), bias[:width])
+        both = add_to_rows(matmul(x, kernel[:, width:]), bias[width:]).reshape(*x.shape[:2], 2, self.heads, -1)
+        return queries.reshape(len(x), rows, self.heads, -1), both[:, :, 0], both[:, :, 1]
+
 
 def attend(
-    queries: Float[Array, "b n h dh"],
+    queries: Float[Array, "b m h dh"],
     keys: Float[Array, "b n h dh"],
     values: Float[Array, "b n h dh"],
     *,
     implementation: Literal["xla", "cudnn"],
     length: int | None = None,
-) -> Float[Array, "b n h dh"]:
+) -> Float[Array, "b m h dh"]:
     """Return softmax(Q K^T / sqrt(dh)) V, keys and values from number `length` on left out."""
     lengths = None if length is None else jnp.full((queries.shape[0],), length, jnp.int32)
     return jax.nn.dot_product_attention(

@@ -115,17 +115,23 @@ class Block(nnx.Module):
             self.scale2 = LayerScale(width=width, initial=layer_scale)
 
     def __call__(
-        self, x: Float[Array, "b n d"], drop: Float[Array, "b 2"] | None = None, *, length: int | None = None
-    ) -> Float[Array, "b n d"]:
+        self,
+        x: Float[Array, "b n d"],
+        drop: Float[Array, "b 2"] | None = None,
+        *,
+        length: int | None = None,
+        rows: int | None = None,
+    ) -> Float[Array, "b m d"]:
         """Return the block's output.
 
         Args:
             x: Tokens.
             drop: Factors of the two branches of each sequence: 0 where drop path drops it, 1 / (1 - rate) elsewhere.
             length: Tokens from here on are padding.
+            rows: How many of the first tokens are returned; all by default.
         """
-        y = self.attention(self.norm1(x), length=length)
-        x = self._add(x, self.scale1(y) if self.scaled else y, drop, 0)
+        y = self.attention(self.norm1(x), length=length, rows=rows)
+        x = self._add(x[:, :rows], self.scale1(y) if self.scaled else y, drop, 0)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.scale2(y) if self.scaled else y, drop, 1)
 

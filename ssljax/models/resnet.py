@@ -155,12 +155,15 @@ class ResNet(nnx.Module):
                 inputs = block.outputs
         self.names, self.width = tuple(names), inputs
 
-    def __call__(self, images: Float[arrays.Array, "b h w 3"], *, keys: Any = None) -> ResNetOutput:
+    def __call__(
+        self, images: Float[arrays.Array, "b h w 3"], *, keys: Any = None, features_only: bool = False
+    ) -> ResNetOutput:
         """Return the encoding of normalised images of any size.
 
         Args:
             images: Batch first.
             keys: One a sample, as every encoder takes them; a ResNet draws nothing.
+            features_only: As every encoder takes it; a ResNet's features need all else.
         """
         with jax.named_scope("stem"):
             x = jax.nn.relu(self.norm(self.conv(jnp.asarray(images, self.dtype))))

@@ -48,7 +48,8 @@ def run_blocks(
     remat: str,
     wanted: Sequence[int] = (),
     drop: Float[Array, "depth b 2"] | None = None,
-) -> tuple[list[Array], Float[Array, "b n d"]]:
+    rows: int | None = None,
+) -> tuple[list[Array], Float[Array, "b m d"]]:
     """Return the inputs of the wanted blocks (number `depth` is the output of the last) and the last output.
 
     Args:
@@ -59,24 +60,33 @@ def run_blocks(
         remat: A key of `REMAT`.
         wanted: Numbers of blocks.
         drop: See `drop_path_factors`; None is without.
+        rows: How many of the first tokens leave the last block, which computes no others; all by default. Goes without
+            wanted blocks.
     """
     count = tokens.shape[1]
     padding = padded_length(count, attention) - count
     tokens = jnp.pad(tokens, ((0, 0), (0, padding), (0, 0)))
     graphdef, stack = nnx.split(blocks)
 
-    @REMAT[remat]
-    def block(tokens: Array, layer: Any, drop: Array | None) -> Array:
-        layer = gather(layer)  # where weights are sharded, one layer's are gathered at a time
-        return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None)
+    def block(rows: int | None) -> Callable[[Array, Any, Array | None], Array]:
+        def call(tokens: Array, layer: Any, drop: Array | None) -> Array:
+            layer = gather(layer)  # where weights are sharded, one layer's are gathered at a time
+            return nnx.merge(graphdef, layer)(tokens, drop, length=count if padding else None, rows=rows)
+
+        return REMAT[remat](call)
 
     def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
         tokens, inputs = shard_batch(carry)
         index, weights, drop = layer
         inputs = [jnp.where(index == i, tokens, kept) for i, kept in zip(wanted, inputs, strict=True)]
-        return (block(tokens, weights, drop), inputs), None
+        return (block(None)(tokens, weights, drop), inputs), None
 
     start = (tokens, [jnp.zeros_like(tokens) for _ in wanted])
-    (tokens, inputs), _ = jax.lax.scan(body, start, (jnp.arange(depth), stack, drop))
+    layers = (jnp.arange(depth), stack, drop)
+    if rows is not None:
+        (tokens, _), _ = jax.lax.scan(body, start, jax.tree.map(lambda leaf: leaf[:-1], layers))
+        _, last, drop = jax.tree.map(lambda leaf: leaf[-1], layers)
+        return [], block(rows)(shard_batch(tokens), last, drop)
+    (tokens, inputs), _ = jax.lax.scan(body, start, layers)
     inputs = [tokens if i == depth else kept for i, kept in zip(wanted, inputs, strict=True)]
     return [kept[:, :count] for kept in inputs], tokens[:, :count]

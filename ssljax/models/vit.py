@@ -166,6 +166,7 @@ class ViT(nnx.Module):
         keys: Key[Array, " b"] | None = None,
         layers: Sequence[int] = (),
         probe: int | None = None,
+        features_only: bool = False,
     ) -> ViTOutput:
         """Return the encoding of projected patches.
 
@@ -177,18 +178,30 @@ class ViT(nnx.Module):
             keys: One typed key per sequence for drop path, which depends on nothing else; None is evaluation, without.
             layers: Blocks whose outputs are returned; negative ones count from the end.
             probe: The block whose attention is returned.
+            features_only: Whether CLS is all that is wanted: the last block then computes no other row, and `patches`
+                is empty.
 
         Raises:
-            InputError: If a block doesn't exist, or patches are masked without a mask token.
+            InputError: If a block doesn't exist, or is asked for besides `features_only`, or patches are masked without
+                a mask token.
         """
         if mask is not None and not self.mask_token:
             raise InputError("patches are masked, but the encoder has no token for them: set mask_token=True")
+        if features_only and (layers or probe is not None):
+            raise InputError("features_only returns no block: ask for blocks without it")
         tokens = self._embed(projected, grid, keep, mask)
         wanted = [self._block(index) + 1 for index in layers]  # the output of a block is the input of the next
         wanted += [] if probe is None else [self._block(probe)]
         drop = None if keys is None or not self.drop_path else drop_path_factors(keys, self.depth, self.drop_path)
         inputs, tokens = run_blocks(
-            self.blocks, tokens, depth=self.depth, attention=self.attention, remat=self.remat, wanted=wanted, drop=drop
+            self.blocks,
+            tokens,
+            depth=self.depth,
+            attention=self.attention,
+            remat=self.remat,
+            wanted=wanted,
+            drop=drop,
+            rows=1 if features_only else None,
         )
         prefix = 1 + self.registers
         seen = None if probe is None else self._layer(self._block(probe)).probe(inputs[-1], prefix=prefix)

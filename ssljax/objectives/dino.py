@@ -58,18 +58,18 @@ def update_teacher_and_center(
     }
 
 
+def student_entropy(logits: Float[Array, "*s c"], *, temperature: float) -> Float[Array, ""]:
+    """Return the mean entropy of the student's predictions in nats, for the log."""
+    return jax.lax.stop_gradient(jnp.mean(entropy(jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1))))
+
+
 def distillation_metrics(
-    targets: Float[Array, "*b c"],
-    cross_entropy: Float[Array, ""],
-    student_logits: Float[Array, "*s c"],
-    center: Array,
-    *,
-    student_temperature: float,
+    targets: Float[Array, "*b c"], cross_entropy: Float[Array, ""], center: Array
 ) -> dict[str, Array]:
     """Return what shows whether a teacher still teaches.
 
-    `teacher_entropy` and `student_entropy` in nats (log(prototypes) is uniform, 0 is one-hot); `kl` between teacher and
-    student views; `center_norm`; `teacher_information`, the share in [0, 1] of the largest possible mutual information
+    `teacher_entropy` in nats (log(prototypes) is uniform, 0 is one-hot); `kl` between teacher and student views;
+    `center_norm`; `teacher_information`, the share in [0, 1] of the largest possible mutual information
     between sample and prototype that the targets of this batch carry: 0 means that every sample gets the same target,
     which is what collapse of either kind looks like.
     """
@@ -77,10 +77,8 @@ def distillation_metrics(
     flat = targets.reshape(-1, c)
     teacher_entropy = jnp.mean(entropy(flat))
     information = entropy(jnp.mean(flat, axis=0)) - teacher_entropy
-    student = jax.nn.softmax(student_logits.astype(jnp.float32) / student_temperature, axis=-1)
     metrics = {
         "teacher_entropy": teacher_entropy,
-        "student_entropy": jnp.mean(entropy(student)),
         "kl": cross_entropy - teacher_entropy,
         "center_norm": jnp.linalg.norm(center),
         "teacher_information": information / math.log(max(2, min(c, flat.shape[0]))),
@@ -96,7 +94,7 @@ class DINO:
     running statistics are kept, as the released code keeps them.
 
     Attributes:
-        encoder: Any whose output has `features`: a ViT, a ResNet.
+        encoder: Any whose output has `features` and whose call takes `keys` and `features_only`: a ViT, a ResNet.
         head: A DINOHead.
         views: `views(image uint8 [s, s, 3], key) -> (globals [2, g, g, 3], locals [l, s, s, 3])`, normalised.
         size: Side of the uint8 images in a batch, pixels.
@@ -147,7 +145,7 @@ class DINO:
         teacher = state["teacher"]
 
         b, g = large.shape[:2]
-        output, statistics = self.encoder.train(teacher["encoder"], merge(large))
+        output, statistics = self.encoder.train(teacher["encoder"], merge(large), features_only=True)
         bottleneck = self.head(teacher["head"], output.features, method="project")
         teacher_logits = split(self.head(teacher["head"], bottleneck, method="logits"), b)
         teacher_logits = jax.lax.stop_gradient(teacher_logits)
@@ -155,9 +153,9 @@ class DINO:
         drop_keys = rng.per_sample(rng.named(key, "drop_path"), batch["position"])
         drop_keys = jax.vmap(lambda k: jax.random.split(k, g + small.shape[1]))(drop_keys)
         student = [
-            self.encoder.train(params["encoder"], merge(views), keys=merge(some))[0].features.reshape(
-                b, views.shape[1], -1
-            )
+            self.encoder.train(params["encoder"], merge(views), keys=merge(some), features_only=True)[
+                0
+            ].features.reshape(b, views.shape[1], -1)
             for views, some in ((large, drop_keys[:, :g]), (small, drop_keys[:, g:]))
             if views.shape[1]
         ]
@@ -172,9 +170,8 @@ class DINO:
             teacher_temperature=temperature,
         )
         targets = teacher_probabilities(teacher_logits, state["center"], temperature=temperature)
-        metrics = distillation_metrics(
-            targets, loss, student_logits, state["center"], student_temperature=self.student_temperature
-        )
+        metrics = distillation_metrics(targets, loss, state["center"])
+        metrics["student_entropy"] = student_entropy(student_logits, temperature=self.student_temperature)
         mean_bottleneck = jnp.mean(bottleneck.astype(jnp.float32), axis=0)
         return LossOutput(loss, {"bottleneck": mean_bottleneck, "norm": statistics}, metrics)
 

@@ -21,6 +21,7 @@ from ssljax.objectives.dino import (
     merge,
     split,
     student_and_teacher,
+    student_entropy,
     update_teacher_and_center,
 )
 from ssljax.ops import keys as rng
@@ -171,9 +172,8 @@ class DINOv2:
         patch_loss = masked_patch_loss(patch_logits, patch_targets, seen.counted, temperature=self.student_temperature)
         loss = cls_loss + self.patch_weight * patch_loss / g + self.koleo_weight * jnp.sum(spread)
 
-        metrics = distillation_metrics(
-            targets, cls_loss, logits, state["center"], student_temperature=self.student_temperature
-        )
+        metrics = distillation_metrics(targets, cls_loss, state["center"])
+        metrics["student_entropy"] = student_entropy(logits, temperature=self.student_temperature)
         metrics |= {"cls_loss": cls_loss, "patch_loss": patch_loss, "koleo": jnp.mean(spread)}
         metrics |= _patch_metrics(patch_targets, seen.counted)
         statistics = {

@@ -14,10 +14,12 @@ from ssljax.errors import InputError
 from ssljax.mesh import shard_batch
 from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder, LossOutput, PyTree, Schedule, check_momentum, check_temperature
+from ssljax.objectives.chunks import mean_over_chunks
 from ssljax.objectives.dino import (
     distillation_metrics,
     init_student_and_teacher,
     student_and_teacher,
+    student_entropy,
     update_teacher_and_center,
 )
 from ssljax.ops import keys as rng
@@ -94,6 +96,12 @@ def object_masks(maps: Float[Array, "b t k n"], *, threshold: str = "frame") -> 
     return normalised > mean
 
 
+def highest(maps: Float[Array, "*b n"], count: int) -> Bool[Array, "*b n"]:
+    """Return which `count` entries of each map are its highest; of equal ones the first."""
+    ranks = jnp.argsort(jnp.argsort(-maps, axis=-1, stable=True), axis=-1)
+    return ranks < count
+
+
 @dataclasses.dataclass(frozen=True)
 class DoRA:
     """The student sees each frame through the mask of one tracked object, and local crops; it predicts the teacher.
@@ -115,6 +123,11 @@ class DoRA:
         threshold: See `object_masks`.
         tracker_layer: The teacher's block whose attention, queries and keys are used; -1 is the last.
         heads_per: "clip" or "batch": how often the k heads are drawn.
+        mask_mode: "zero", the paper's: patches outside an object's mask are blank; "drop": the student gets only the
+            patches of each map's highest scores, always as many, and no blank ones.
+        kept_share: Of the patches, where the others are dropped.
+        chunks: In so many parts, each of some frames of every clip, the student's losses and gradients are made, so
+            that it needs the memory of one part; a divisor of the frames. See `mean_over_chunks`.
     """
 
     encoder: Pure
@@ -134,13 +147,16 @@ class DoRA:
     threshold: str = "frame"
     tracker_layer: int = -1
     heads_per: str = "clip"
+    mask_mode: str = "zero"
+    kept_share: float = 0.5
+    chunks: int = 1
 
     def __post_init__(self) -> None:
         """Check the values that a trace would not.
 
         Raises:
-            InputError: A number out of its range, more objects than attention heads, an unknown mask source or drawing
-                of heads, or no Sinkhorn.
+            InputError: A number out of its range, more objects than attention heads, an unknown mask source, mode or
+                drawing of heads, no Sinkhorn, or chunks that do not divide the frames.
         """
         check_momentum(momentum=self.momentum, center_momentum=self.center_momentum)
         check_temperature(student_temperature=self.student_temperature, teacher_temperature=self.teacher_temperature)
@@ -158,6 +174,14 @@ class DoRA:
             raise InputError(f"masks is {self.masks!r}; give one of {', '.join(MASKS)}.")
         if self.heads_per not in ("clip", "batch"):
             raise InputError(f'heads_per is {self.heads_per!r}; give "clip" or "batch".')
+        if self.mask_mode not in ("zero", "drop"):
+            raise InputError(f'mask_mode is {self.mask_mode!r}; give "zero" or "drop".')
+        if self.mask_mode == "drop" and self.masks == "none":
+            raise InputError('masks is "none", which scores no patches that could be dropped; give mask_mode="zero".')
+        if not 0 < self.kept_share <= 1:
+            raise InputError(f"kept_share is {self.kept_share}; give a number above 0, at most 1.")
+        if self.chunks < 1 or self.frames % self.chunks:
+            raise InputError(f"chunks is {self.chunks}; give a divisor of the {self.frames} frames.")
 
     @property
     def accumulates_exactly(self) -> bool:
@@ -184,18 +208,9 @@ class DoRA:
         logits = self.head(state["teacher"]["head"], bottleneck, method="logits")
         targets = teacher_probabilities(logits, state["center"], temperature=self.teacher_temperature(step))
 
-        cls = self.study(params["encoder"], large, masks, small, drop_keys)
-        student_logits = self.head(params["head"], cls)
-        losses = soft_cross_entropy(student_logits, targets[:, :, None], temperature=self.student_temperature)
-        object_loss = jnp.mean(losses[:, :, : self.objects])
-        has_locals = small.shape[2] > 0
-        local_loss = jnp.mean(losses[:, :, self.objects :]) if has_locals else object_loss
-        loss = (object_loss + local_loss) / 2
-
-        metrics = distillation_metrics(
-            targets, loss, student_logits, state["center"], student_temperature=self.student_temperature
-        )
-        metrics |= {"object_loss": object_loss, "local_loss": local_loss, "mask_share": jnp.mean(masks)}
+        frames = (large, masks, small, drop_keys, targets)
+        loss, metrics = mean_over_chunks(self._loss_of_frames, params, frames, count=self.chunks)
+        metrics |= distillation_metrics(targets, loss, state["center"]) | {"mask_share": jnp.mean(masks)}
         return LossOutput(loss, jnp.mean(bottleneck.astype(jnp.float32), axis=(0, 1)), metrics)
 
     def after_update(self, params: Params, state: PyTree, statistics: PyTree, step: Array) -> PyTree:
@@ -207,6 +222,20 @@ class DoRA:
     def encoders(self, params: Params, state: PyTree) -> dict[str, Encoder]:
         """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
         return student_and_teacher({"encoder": self.encoder, "head": self.head}, params, state["teacher"])
+
+    def _loss_of_frames(self, params: Params, frames: PyTree) -> tuple[Array, dict[str, Array]]:
+        """Return the loss of some frames of every clip and what is logged of the student."""
+        large, masks, small, drop_keys, targets = frames
+        logits = self.head(params["head"], self.study(params["encoder"], large, masks, small, drop_keys))
+        losses = soft_cross_entropy(logits, targets[:, :, None], temperature=self.student_temperature)
+        object_loss = jnp.mean(losses[:, :, : self.objects])
+        local_loss = jnp.mean(losses[:, :, self.objects :]) if small.shape[2] else object_loss
+        metrics = {
+            "object_loss": object_loss,
+            "local_loss": local_loss,
+            "student_entropy": student_entropy(logits, temperature=self.student_temperature),
+        }
+        return (object_loss + local_loss) / 2, metrics
 
     @jax.named_scope("teacher")
     def teach(
@@ -232,7 +261,10 @@ class DoRA:
         else:
             keys = rng.per_sample(rng.named(key, "masks"), position)
             maps = jax.vmap(lambda k: jax.random.uniform(k, (t, self.objects, n)))(keys)
-        return jax.lax.stop_gradient((cls, object_masks(maps.astype(jnp.float32), threshold=self.threshold)))
+        maps = maps.astype(jnp.float32)
+        if self.mask_mode == "drop":
+            return jax.lax.stop_gradient((cls, highest(maps, self._kept(n))))
+        return jax.lax.stop_gradient((cls, object_masks(maps, threshold=self.threshold)))
 
     @jax.named_scope("student")
     def study(
@@ -249,16 +281,26 @@ class DoRA:
         after. No masked image is ever made.
         """
         b, t, k, n = masks.shape
-        embedded = self.encoder(student, _merge(large), method="project")
-        embedded = embedded.reshape(b, t, 1, n, -1) * masks[..., None]
+        embedded = self.encoder(student, _merge(large), method="project").reshape(b, t, 1, n, -1)
+        if self.mask_mode == "drop":
+            # The places of what is kept, first to last: the same number in every mask.
+            keep = jnp.argsort(~masks, axis=-1, stable=True)[..., : self._kept(n)]
+            embedded = jnp.broadcast_to(embedded, (b, t, k, n, embedded.shape[-1]))
+            keywords = {"keep": _merge(keep, 3)}
+        else:
+            embedded, keywords = embedded * masks[..., None], {}
         grid = (large.shape[2] // self.encoder.abstract.patch_size,) * 2
-        masked = _merge(embedded.reshape(b, t * k, n, -1))
-        cls = self.encoder(student, masked, grid, method="encode", keys=_merge(drop_keys[:, :, :k], 3)).cls
+        keywords |= {"keys": _merge(drop_keys[:, :, :k], 3), "features_only": True}
+        cls = self.encoder(student, _merge(embedded, 3), grid, method="encode", **keywords).cls
         views = [shard_batch(cls.reshape(b, t, k, -1))]
         if small.shape[2]:
-            cls = self.encoder(student, _merge(small, 3), keys=_merge(drop_keys[:, :, k:], 3)).cls
+            keywords = {"keys": _merge(drop_keys[:, :, k:], 3), "features_only": True}
+            cls = self.encoder(student, _merge(small, 3), **keywords).cls
             views.append(shard_batch(cls.reshape(b, t, small.shape[2], -1)))
         return jnp.concatenate(views, axis=2)
+
+    def _kept(self, patches: int) -> int:
+        return max(1, round(patches * self.kept_share))
 
     def _views(self, batch: PyTree, key: jax.Array) -> tuple[Array, Array, jax.Array]:
         keys = rng.per_sample(rng.named(key, "views"), batch["position"])

@@ -33,7 +33,7 @@ class MoCoV3:
     Each view is a batch by itself for the batch norms, as in the released code.
 
     Attributes:
-        encoder: Any whose output has `features`.
+        encoder: Any whose output has `features` and whose call takes `keys` and `features_only`.
         projector: A BatchNormMLP.
         predictor: A BatchNormMLP on the projector's output.
         views: `views(image uint8 [s, s, 3], key) -> (globals [2, g, g, 3], locals [0, ...])`, normalised.
@@ -105,7 +105,7 @@ class MoCoV3:
 
     def _project(self, params: Params, images: Array, **keywords: Any) -> tuple[Array, PyTree]:
         """Return the projections and the statistics of the encoder's batch norms."""
-        output, statistics = self.encoder.train(params["encoder"], images, **keywords)
+        output, statistics = self.encoder.train(params["encoder"], images, features_only=True, **keywords)
         return self.projector.train(params["projector"], output.features)[0], statistics
 
 

@@ -65,7 +65,7 @@ class SimCLR:
     """The normalised temperature-scaled cross-entropy of the projections of two views, over the mesh's whole batch.
 
     Attributes:
-        encoder: Any whose output has `features`.
+        encoder: Any whose output has `features` and whose call takes `keys` and `features_only`.
         projector: A BatchNormMLP.
         views: `views(image uint8 [s, s, 3], key) -> (globals [2, g, g, 3], locals [0, ...])`, normalised.
         size: Side of the uint8 images in a batch, pixels.
@@ -105,7 +105,9 @@ class SimCLR:
         drop_keys = jax.vmap(jax.random.split)(rng.per_sample(rng.named(key, "drop_path"), batch["position"]))
         # A sample's views stay side by side, so that the sharded axis is the major one.
         images = shard_batch(views.reshape(-1, *views.shape[2:]))
-        output, statistics = self.encoder.train(params["encoder"], images, keys=drop_keys.reshape(-1))
+        output, statistics = self.encoder.train(
+            params["encoder"], images, keys=drop_keys.reshape(-1), features_only=True
+        )
         z, _ = self.projector.train(params["projector"], output.features)
         z = shard_batch(z.reshape(-1, 2, z.shape[-1]))
         loss = nt_xent(z[:, 0], z[:, 1], temperature=self.temperature, block_size=self.block_size)

@@ -83,12 +83,14 @@ def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
     """
     axes = empty_axes(panel.title, "step")
     lines = {line.name: line for line in panel.lines}
-    for number, (name, members) in enumerate(swept.variants.items()):
+    for number, (name, every) in enumerate(swept.variants.items()):
+        members = [member for member in every if member.name in lines]
+        if not members:  # another objective may not measure this
+            continue
         drawn: dict[str, Any] = dict(color=colour_of(number), linestyle=style_of(number))
         for member in members:
-            if member.name in lines:
-                axes.plot(*lines[member.name].points.T, linewidth=0.6, alpha=0.4, **drawn)
-        mean = _mean([lines[one.name] for one in members if one.state == FINISHED and one.name in lines])
+            axes.plot(*lines[member.name].points.T, linewidth=0.6, alpha=0.4, **drawn)
+        mean = _mean([lines[one.name] for one in members if one.state == FINISHED])
         few = "o" if len(mean) < 8 else None
         axes.plot(*mean.T, linewidth=1.6, marker=few, markersize=3.5, label=_short(name), **drawn)
     axes.margins(x=0.02)
