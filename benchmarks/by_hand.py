@@ -4,6 +4,7 @@ Counted are matrix products alone, a multiplication and an addition as two; a ba
 but for the patch embedding, since pixels have no gradient. Left out is what is small: positions, masks, tracking.
 """
 
+import itertools
 from typing import Any
 
 
@@ -95,4 +96,4 @@ def head(problem: dict[str, Any]) -> float:
 def mlp(width: int, sizes: dict[str, Any]) -> float:
     """Return those of a projector or predictor for one vector."""
     widths = [width, *[sizes["hidden"]] * (sizes["layers"] - 1), sizes["outputs"]]
-    return 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return 2 * sum(a * b for a, b in itertools.pairwise(widths))

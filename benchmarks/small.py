@@ -21,8 +21,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.batch_size = {"dora": 4, "dino": 16, "mae": 32, "simclr": 32}[variant]
     config.data.size = 80
     if variant == "simclr":
-        encoder = configuration.load("configs/dino.py").models.encoder.copy_and_resolve_references()
-        config.models.encoder = encoder
+        config.models.encoder = configuration.load("configs/dino.py").models.encoder.copy_and_resolve_references()
+        config.models.encoder.unlock()
         config.models.projector.update(hidden=512, outputs=128, dtype="float32")
         _adamw(config)
     sizes = dict(width=192, depth=4, heads=3, patch_size=8, image_size=64, dtype="float32", remat="none")
@@ -41,3 +41,4 @@ def _adamw(config: ConfigDict) -> None:
     optimizer = config.optimizer
     del optimizer.exclude, optimizer.momentum, optimizer.trust_coefficient
     optimizer.update(name="adamw", no_decay=("bias", "scale", "gamma"))
+    optimizer.learning_rate.start = 1e-3

@@ -3,16 +3,16 @@
     python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--baselines NAME ...]
         [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
 
-Ours is the very step of `ssljax train`, from the first to the last layer trained. Its batches are noise in memory, or
-what the config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, by `--baselines`
-or `all`, with the interpreter that --torch names: `eager` and `compiled`, batched as well as the shapes allow
-(`autotuned`: compiled with "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released
-algorithm. They are set beside "ssljax, views given": all of these get views that cost next to nothing.
+Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the config's
+data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, by `--baselines` or `all`, with
+the interpreter that --torch names: `eager` and `compiled`, batched as well as the shapes allow (`autotuned`: compiled
+with "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released algorithm. They are set beside
+"ssljax, views given": all of these get views that cost next to nothing.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
-peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology nothing
-runs: the step is compiled ahead for devices that need not be there. Without arguments small models of four objectives
-are timed; the DoRA step of ViT-S/16 is
+peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology
+nothing runs: the step is compiled ahead for devices that need not be there. Without arguments small models of four
+objectives are timed; the DoRA step of ViT-S/16 is
 
     python -m benchmarks.step --config configs/dora.py --config.batch_size=2 --config.models.encoder.dtype=float32
         --config.models.head.dtype=float32 --config.models.encoder.remat=none --baselines all --torch PYTHON

@@ -70,10 +70,10 @@ def with_given_views(objective: Any, problem: dict[str, Any]) -> Any:
 
 
 def read_config(location: str, overrides: list[str]) -> ConfigDict:
-    """Return the config, checked; the last layer is trained from the first update on, as it is after the first epoch."""
+    """Return the config, checked; what is frozen for some epochs is trained at once, as it is most of the time."""
     config = configuration.load(location, overrides)
     limits.check_numbers(config)
-    if config.get("optimizer", {}).get("freeze_epochs"):
+    if 0 < config.optimizer.get("freeze_epochs", 0) < config.epochs:
         config.optimizer.freeze_epochs = 0
     return config
 

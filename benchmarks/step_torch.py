@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import given, workers
+from benchmarks.torch_dino import DINO
 from benchmarks.torch_dora import DoRA, Released
+from benchmarks.torch_mae import MAE
+from benchmarks.torch_simclr import SimCLR
 
 MODES = {
     "released": None,
@@ -84,7 +87,7 @@ def clip_each(gradients: list[Tensor], most: float) -> None:
 
 def make(name: str, problem: dict[str, Any]) -> Any:
     """Return the objective of a problem in the version of a baseline."""
-    known = {"dora": Released if name == "released" else DoRA}
+    known = {"dora": Released if name == "released" else DoRA, "dino": DINO, "mae": MAE, "simclr": SimCLR}
     return known[problem["objective"]](problem)
 
 

@@ -38,7 +38,7 @@ class DoRA:
         return random.argsort(dim=1)[:, : self.problem["objects"]]
 
     def loss(self, large: Tensor, small: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of frames [b, t, 3, g, g] and local crops [b, t, l, 3, s, s], and the teacher's mean logits."""
+        """Return the loss of frames [b, t, 3, g, g] and crops [b, t, l, 3, s, s], and the teacher's mean logits."""
         b, t = large.shape[:2]
         objects, student = heads.shape[1], self.student["encoder"]
         with torch.no_grad():
