@@ -3,11 +3,11 @@
     python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--baselines NAME ...]
         [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
 
-Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the config's
-data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, by `--baselines` or `all`, with
-the interpreter that --torch names: `eager` and `compiled`, batched as well as the shapes allow (`autotuned`: compiled
-with "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released algorithm. They are set beside
-"ssljax, views given": all of these get views that cost next to nothing.
+Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the
+config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, by `--baselines` or
+`all`, with the interpreter that --torch names: `eager` and `compiled`, batched as well as the shapes allow
+(`autotuned`: compiled with "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released
+algorithm. They are set beside "ssljax, views given": all of these get views that cost next to nothing.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
 peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology

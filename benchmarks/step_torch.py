@@ -104,7 +104,10 @@ def begin(name: str, problem: dict[str, Any], device: str) -> tuple[Callable[[],
     objective = make(name, problem)
     update, views = Update(objective, problem, device, MODES[name]), batch_of(objective, problem, device)
     update(*views)
-    hello = {"first_step_seconds": workers.since_start(), "versions": {"torch": torch.__version__}}
+    first = workers.since_start()
+    if MODES[name] is not None:
+        update(*views)  # which may compile again
+    hello = {"first_step_seconds": first, "versions": {"torch": torch.__version__}}
     hello |= {"peak_bytes": peak_bytes(device), "threads": torch.get_num_threads()}
     return lambda: {"loss": update(*views), "peak_bytes": peak_bytes(device)}, hello
 

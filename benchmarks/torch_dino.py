@@ -14,7 +14,7 @@ class DINO:
 
     def __init__(self, problem: dict[str, Any]) -> None:
         self.problem = problem
-        encoder, head = ViT(problem["encoder"]), DINOHead(problem["encoder"]["width"], problem["head"])
+        encoder, head = ViT(problem), DINOHead(problem["encoder"]["width"], problem["head"])
         self.student = nn.ModuleDict({"encoder": encoder, "head": head})
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.center = torch.zeros(problem["head"]["prototypes"])

@@ -22,9 +22,7 @@ class DoRA:
     def __init__(self, problem: dict[str, Any]) -> None:
         self.problem = problem
         width = problem["encoder"]["width"]
-        self.student = nn.ModuleDict(
-            {"encoder": ViT(problem["encoder"], self.made), "head": DINOHead(width, problem["head"])}
-        )
+        self.student = nn.ModuleDict({"encoder": ViT(problem, self.made), "head": DINOHead(width, problem["head"])})
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.center = torch.zeros(problem["head"]["prototypes"])
 

@@ -23,7 +23,7 @@ class Decoder(nn.Module):
         self.pixels = nn.Linear(hidden, 3 * sizes["patch_size"] ** 2)
 
     def forward(self, cls: Tensor, visible: Tensor, order: Tensor) -> Tensor:
-        """Return the predicted patches [b, n, p] of CLS [b, d], visible patches [b, v, d] and each one's place [b, n]."""
+        """Return the predicted patches [b, n, p] of CLS [b, d] and visible patches [b, v, d]; see `ssljax.ops.masking.Masking`."""
         x = self.embed(torch.cat([cls[:, None], visible], dim=1))
         masked = self.mask.to(x.dtype).expand(len(x), order.shape[1] - visible.shape[1], -1)
         patches = torch.cat([x[:, 1:], masked], dim=1).gather(1, order[:, :, None].expand(-1, -1, x.shape[2]))
@@ -43,7 +43,7 @@ class MAE:
         side, width = problem["global_size"] // self.patch_size, problem["encoder"]["width"]
         self.patches = side**2
         self.visible = int(self.patches * (1 - problem["mask_ratio"]) + 1e-6)
-        networks = {"encoder": ViT(problem["encoder"]), "decoder": Decoder(width, side, problem["decoder"])}
+        networks = {"encoder": ViT(problem), "decoder": Decoder(width, side, problem["decoder"])}
         self.student = nn.ModuleDict(networks)
 
     def views(self, images: Tensor) -> tuple[Tensor]:

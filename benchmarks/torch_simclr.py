@@ -10,7 +10,7 @@ from benchmarks.torch_vit import ViT
 
 
 class Projector(nn.Module):
-    """Linear layers without bias, batch norm after each and ReLU between; `sizes` are those of `problem["projector"]`."""
+    """Linear layers, batch norm after each and ReLU between; `sizes` are those of `problem["projector"]`."""
 
     def __init__(self, width: int, sizes: dict[str, Any]) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SimCLR:
 
     def __init__(self, problem: dict[str, Any]) -> None:
         self.problem = problem
-        encoder, projector = ViT(problem["encoder"]), Projector(problem["encoder"]["width"], problem["projector"])
+        encoder, projector = ViT(problem), Projector(problem["encoder"]["width"], problem["projector"])
         self.student = nn.ModuleDict({"encoder": encoder, "projector": projector})
 
     def views(self, large: Tensor, _: Tensor) -> tuple[Tensor]:

@@ -83,12 +83,17 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer with CLS token; `sizes` are those of `problem["encoder"]`."""
+    """A vision transformer with CLS token, for a problem's global and local views."""
 
-    def __init__(self, sizes: dict[str, Any], made: bool = False) -> None:
+    def __init__(self, problem: dict[str, Any], made: bool = False) -> None:
         super().__init__()
+        sizes = problem["encoder"]
         width, depth, self.patch_size = sizes["width"], sizes["depth"], sizes["patch_size"]
-        self.side, self.offset = sizes["image_size"] // self.patch_size, sizes["position_offset"]
+        self.side = sizes["image_size"] // self.patch_size
+        for size in {problem["global_size"], problem["local_size"]}:
+            side = size // self.patch_size
+            matrix = resampling(self.side, side, sizes["position_offset"]) if side not in (0, self.side) else None
+            self.register_buffer(f"resampling{side}", matrix, persistent=False)
         self.patch = nn.Conv2d(3, width, self.patch_size, self.patch_size)
         self.cls = nn.Parameter(0.02 * torch.randn(width))
         if sizes["learned"]:
@@ -124,10 +129,7 @@ class ViT(nn.Module):
         """Return the positions of CLS and of a square grid, interpolated where it is not the model's own."""
         if side == self.side:
             return self.position
-        grid = self.position[1:].T.unflatten(1, (self.side, self.side))[None]
-        scale = (side + self.offset) / self.side
-        grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
-        return torch.cat([self.position[:1], grid[0].flatten(1).T])
+        return torch.cat([self.position[:1], getattr(self, f"resampling{side}") @ self.position[1:]])
 
 
 class WeightNormalised(nn.Module):
@@ -178,3 +180,10 @@ def sincos(width: int, side: int) -> Tensor:
     angles = [axis.reshape(-1, 1) * frequencies for axis in (x, y)]
     grid = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
     return torch.cat([torch.zeros(1, width), grid])
+
+
+def resampling(old: int, new: int, offset: float) -> Tensor:
+    """Return the matrix [new * new, old * old] that interpolates positions of a square grid, as DINO does it."""
+    scale = (new + offset) / old
+    each = torch.eye(old * old).unflatten(1, (1, old, old))
+    return F.interpolate(each, scale_factor=(scale, scale), mode="bicubic").flatten(1).T.contiguous()

@@ -1,11 +1,10 @@
 """The PyTorch baselines of the step benchmark against the objectives: the same weights and views, the same losses."""
 
-
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import given, step_ssljax
+from benchmarks import step_ssljax
 from ssljax import build, step
 
 pytestmark = pytest.mark.long
