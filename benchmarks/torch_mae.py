@@ -23,7 +23,13 @@ class Decoder(nn.Module):
         self.pixels = nn.Linear(hidden, 3 * sizes["patch_size"] ** 2)
 
     def forward(self, cls: Tensor, visible: Tensor, order: Tensor) -> Tensor:
-        """Return the predicted patches [b, n, p] of CLS [b, d] and visible patches [b, v, d]; see `ssljax.ops.masking.Masking`."""
+        """Return the predicted patches [b, n, p] of CLS [b, d] and visible patches [b, v, d].
+
+        Args:
+            cls: The encoder's.
+            visible: The encoder's, by rising noise.
+            order: Each patch's place by noise [b, n].
+        """
         x = self.embed(torch.cat([cls[:, None], visible], dim=1))
         masked = self.mask.to(x.dtype).expand(len(x), order.shape[1] - visible.shape[1], -1)
         patches = torch.cat([x[:, 1:], masked], dim=1).gather(1, order[:, :, None].expand(-1, -1, x.shape[2]))

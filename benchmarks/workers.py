@@ -55,7 +55,7 @@ class Worker:
         return self._heard()
 
     def stop(self) -> None:
-        """End it and wait for that."""
+        """End it and wait for that; do nothing where it is ended."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -73,6 +73,7 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         last = "\n".join(self._errors.read().splitlines()[-15:])
+        self.stop()
         raise WorkerEnded(f"{self.name} ended with code {code}:\n{last}")
 
 

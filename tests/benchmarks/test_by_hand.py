@@ -15,7 +15,6 @@ def counted(location, *overrides):
     ("location", "overrides"),
     [
         ("configs/dora.py", ["--config.batch_size=2"]),
-        ("configs/dora.py", ["--config.batch_size=2", "--config.views.locals=0"]),
         ("configs/dino.py", ["--config.batch_size=2"]),
         ("configs/mae.py", ["--config.batch_size=2"]),
         ("configs/mae.py:video", ["--config.batch_size=2"]),
