@@ -15,7 +15,7 @@ nothing runs: the step is compiled ahead for devices that need not be there. Wit
 objectives are timed; the DoRA step of ViT-S/16 is
 
     python -m benchmarks.step --config configs/dora.py --config.batch_size=2 --config.models.encoder.dtype=float32
-        --config.models.head.dtype=float32 --config.models.encoder.remat=none --baselines all --torch PYTHON
+        --config.models.head.dtype=float32 --baselines all --torch PYTHON
 """
 
 import argparse
