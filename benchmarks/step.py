@@ -4,10 +4,10 @@
         [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
 
 Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the
-config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, by `--baselines` or
-`all`, with the interpreter that --torch names: `eager` and `compiled`, batched as well as the shapes allow
-(`autotuned`: compiled with "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released
-algorithm. They are set beside "ssljax, views given": all of these get views that cost next to nothing.
+config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, with the interpreter
+that --torch names: `eager` and `compiled`, batched as well as the shapes allow (`autotuned`: compiled with
+"max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released algorithm; `all`, and `uncompiled`.
+They are set beside "ssljax, views given": all of these get views that cost next to nothing.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
 peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology
@@ -38,6 +38,13 @@ OURS, GIVEN, PEAKS = "ssljax", "ssljax, views given", ("peak", "peak of PyTorch"
 BASELINES = {"dora": ("released", "eager", "compiled")} | dict.fromkeys(
     ("dino", "mae", "simclr"), ("eager", "compiled")
 )
+ASSUMED = {
+    "": {"accumulate": 1},
+    "encoder": {"name": "vit", "registers": 0, "layer_scale": None, "mlp": "gelu"},
+    "optimizer": {"name": "adamw", "clip_by": "parameter"},
+    "objective": {"masks": "tracked", "sinkhorn": True, "threshold": "frame", "tracker_layer": -1},
+}
+"""What the baselines take for granted, by section, where a config says it."""
 GIB = 2**30
 
 
@@ -194,25 +201,27 @@ def _ratios(said: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str
 
 
 def _baselines(config: Any, names: list[str]) -> list[str]:
-    """Return the names of the baselines, `all` spelt out.
+    """Return the names of the baselines, `all` and `uncompiled` spelt out.
 
     Raises:
         InputError: One is not written for the config.
     """
-    objective, encoder, optimizer = config.objective.name, config.models.encoder, config.optimizer.name
-    known = BASELINES.get(objective, ())
-    if names and (not known or encoder.name != "vit" or optimizer != "adamw" or config.accumulate > 1):
-        raise InputError(
-            f"--baselines are written for {', '.join(BASELINES)} with a ViT, AdamW and accumulate=1; leave them out."
-        )
-    plain = encoder.get("registers", 0) == 0 and not encoder.get("layer_scale") and encoder.get("mlp") == "gelu"
-    if names and not plain:
-        raise InputError("--baselines are written for a ViT without registers, LayerScale and SwiGLU; leave them out.")
-    if names == ["all"]:
-        return list(known)
+    clips_of_mae = config.objective.name == "mae" and config.objective.frames is not None
+    known = () if clips_of_mae else BASELINES.get(config.objective.name, ())
+    if names and not known:
+        raise InputError(f"--baselines are written for {', '.join(BASELINES)}, of MAE for images; leave them out.")
+    plain = config.copy_and_resolve_references().to_dict()
+    sections = {"": plain, "encoder": plain["models"]["encoder"]} | plain
+    for section, expected in ASSUMED.items() if names else ():
+        for key, value in expected.items():
+            if sections[section].get(key, value) != value:
+                raise InputError(f"--baselines take {section} {key}={value!r} for granted; leave them out.")
+    if names in (["all"], ["uncompiled"]):
+        return [name for name in known if names == ["all"] or name != "compiled"]
     for name in names:
         if name not in (*known, "autotuned"):
-            raise InputError(f"--baselines names {name!r}; give some of {', '.join(known)} and autotuned, or all.")
+            some = ", ".join((*known, "autotuned"))
+            raise InputError(f"--baselines names {name!r}; give some of {some}, or all, or uncompiled.")
     return names
 
 
@@ -220,7 +229,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a recipe, as for `ssljax train`; default: small ones of four objectives")
     parser.add_argument("--rounds", type=int, help="default: 5, of the small ones 3")
-    parser.add_argument("--baselines", nargs="+", metavar="NAME", help="default: none, of the small ones all")
+    parser.add_argument("--baselines", nargs="+", metavar="NAME", help="default: none, of the small ones `uncompiled`")
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter with PyTorch; default: this one")
     parser.add_argument("--topology", help="compile for these devices, as `ssljax plan` does, and run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all numbers")
@@ -229,7 +238,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"not understood: {' '.join(overrides)}")
     args.rounds = args.rounds or (5 if args.config else 3)
     if args.baselines is None:
-        args.baselines = [] if args.config else ["all"]
+        args.baselines = [] if args.config else ["uncompiled"]  # compiling four would take minutes
     if args.baselines and not args.torch and importlib.util.find_spec("torch") is None:
         print("baselines are left out: this interpreter has no PyTorch; name one that has with --torch\n")
         args.baselines = []
