@@ -78,7 +78,8 @@ format: .venv/.ready  ## let ruff format and mend what it can
 	.venv/bin/ruff format .
 
 bench: .venv/.ready  ## each benchmark prints a ratio against its baseline
-	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python "$$file"; done
+	@for file in $$(grep -l '^def main' benchmarks/*.py); do echo "== $$file"; \
+		.venv/bin/python -m benchmarks.$$(basename $$file .py); done
 
 requirements: .venv/.ready  ## pin the newest versions that pyproject.toml admits
 	for name in dev parity; do \

@@ -56,7 +56,7 @@ def run_updates(
     """
     done, size = int(state.step), config.batch_size
     _list_damage(workdir, data, done * size, ends=False)
-    batches, finish = _batches(config, data, devices, done * size)
+    batches, finish = open_batches(config, data, devices, done * size)
     log = _open_log(config, workdir, done, "clips" if "frames" in data[0] else "samples", work)
     check = functools.partial(_check_update, workdir, _spike_log(config, workdir, done, data), size, data, checkpoints)
     together = Together(devices)
@@ -175,7 +175,9 @@ class _Loop:
         self._heartbeat.update(self.done)
 
 
-def _batches(config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position: int) -> tuple[loader.Batches, Any]:
+def open_batches(
+    config: ConfigDict, data: Any, devices: jax.sharding.Mesh, position: int
+) -> tuple[loader.Batches, Any]:
     """Return the batches from a position on, and what makes of each, once on the mesh, an update's batch."""
     plans = getattr(data, "plans", None)
     finish: Any = lambda batch: batch  # noqa: E731
