@@ -130,7 +130,6 @@ def _job(workdir: Path, run: Run, protocols: dict[str, Any], updates: int, place
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str((workdir / ".cache").absolute())
     environment: dict[str, str | None] = {
         "JAX_COMPILATION_CACHE_DIR": cache,
-        "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL", "10"),  # seconds between bars in log.txt
         "WANDB_RUN_ID": _wandb_id(f"{workdir.absolute().name}-{run.variant}-seed-{run.seed}"),
     }
     place = places[slot] if places else Slot((), {})

@@ -68,7 +68,7 @@ def test_a_run_that_fails_stops_no_other_and_nothing_is_done_twice(file, tmp_pat
     results = json.loads((run / "evaluate" / "health.json").read_text())
     assert set(results["results"]) == {"trained", "random initialisation", "pixels"} and results["step"] == 4
     assert int(build.restore(run).state.step) == 4
-    assert "4/4" in (run / "log.txt").read_text()
+    assert "\n4 of 4 updates in " in (run / "log.txt").read_text()
 
     files = [run / "finished.json", run / "evaluate" / "health.json", run / "metrics.jsonl", run / "log.txt"]
     before = [path.stat().st_mtime_ns for path in files], len(lines(run / "starts.jsonl"))
