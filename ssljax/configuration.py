@@ -227,7 +227,7 @@ def find_module(name: str, folder: str, missing: str) -> ModuleType:
     Raises:
         InputError: There is none, or it is not Python.
     """
-    path = _find(name, folder, missing)
+    path = find_path(name, folder, missing)
     try:
         return importlib.import_module(name) if path is None else _import_file(path)
     except SyntaxError as error:
@@ -237,15 +237,15 @@ def find_module(name: str, folder: str, missing: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     name = f"ssljax_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # _find gives Python files only
+    assert spec is not None and spec.loader is not None  # find_path gives Python files only
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass in the file looks itself up there
     spec.loader.exec_module(module)
     return module
 
 
-def _find(name: str, folder: str, missing: str) -> Path | None:
-    """Return a module's file, None if it is one to import.
+def find_path(name: str, folder: str, missing: str) -> Path | None:
+    """Return a module's file as `find_module` finds it, None if it is one to import.
 
     Raises:
         InputError: It is neither.

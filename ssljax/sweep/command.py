@@ -15,6 +15,7 @@ from ssljax import configuration
 from ssljax.errors import STOPPED, InputError
 from ssljax.sweep import folder as folders
 from ssljax.sweep.executors import Local, Slot, Slurm, slots
+from ssljax.sweep.fields import check_differences, plain_of
 from ssljax.sweep.job import Job
 from ssljax.sweep.launch import Launcher
 from ssljax.sweep.progress import Progress
@@ -50,6 +51,8 @@ def run(
         raise InputError("--slurm is of --executor slurm; give that, too.")
     sweep = read_sweep(location, budget)
     runs = expand(location, sweep, overrides, only=only, seeds=seeds)
+    whole = {run.variant: (run.location, plain_of(run.config)) for run in runs}
+    check_differences(location, whole, "" if only else sweep.varies)
     if dry_run:
         from ssljax.sweep.dry import tell
 

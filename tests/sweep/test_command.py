@@ -117,9 +117,11 @@ def test_what_cannot_run_is_told_before_anything_is_launched(file, tmp_path, cap
     assert "--topology says for what --dry-run plans" in told(capsys, *sweep, "--topology", "cpu:1")
     assert "varies objective.objects" in told(capsys, *sweep, "--config.objective.objects=2")
     text = Path(file).read_text()
-    Path(file).write_text(text.replace('("health_rankme",)', '("health_rankme", "loss", "knn_20", "rankme")'))
+    Path(file).write_text(
+        text.replace('("health_rankme",)', '("health_rankme", "loss", "knn_20", "rankme", "health-rankme")')
+    )
     error = told(capsys, *sweep[:4], "--config.optimizer.learning_rate.warmup_epochs=0")
-    assert "has the metrics rankme, which no protocol and no variant's training reports" in error
+    assert "has the metrics health-rankme, knn_20, rankme, which no protocol and no variant's training reports" in error
     assert not (tmp_path / "all").exists()
 
 
