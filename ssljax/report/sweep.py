@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ssljax.report.metrics import panels
 from ssljax.report.page import Alert, Block, Code, Figure, Gallery, Section, write_page
 from ssljax.report.run import check_links, command, link_sections, opened
 from ssljax.report.runs import differences_section
-from ssljax.report.sweep_folder import Swept, is_sweep, read_sweep
+from ssljax.report.sweep_folder import DAMAGED, Swept, is_sweep, read_sweep
 from ssljax.report.sweep_notes import (
     absent,
     changed_configs,
@@ -64,13 +65,18 @@ def write_sweep(folder: Path, *, output: Path | None = None, links: Sequence[Pat
         links: Files to link.
 
     Raises:
-        InputError: A file in the folder is damaged, or there is nothing to show yet.
+        InputError: The folder's sweep.json is damaged, or there is nothing to show yet.
     """
     check_links(links)
     swept = read_sweep(folder)
+    damaged = [member for member in swept.members if member.state == DAMAGED]
+    for member in damaged:
+        print(f"ssljax: {member.name} is left out: {member.error}", file=sys.stderr)
     if not any(member.lines and member.config for member in swept.members):
         raise InputError(
-            f"{folder}: no run of the sweep has logged anything yet; wait, or see the log.txt of its runs."
+            f"{folder}: no run of the sweep can be read; mend what is named above."
+            if damaged
+            else f"{folder}: no run of the sweep has logged anything yet; wait, or see the log.txt of its runs."
         )
     with opened(output or folder / "report") as (page, place):
         place.mkdir(parents=True, exist_ok=True)
