@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from ssljax.errors import InputError
+from ssljax.overrides import check_override
 from ssljax.tuples import check_tuples, quoted
 
 
@@ -164,6 +165,8 @@ def override(config: ConfigDict, overrides: Sequence[str], location: str) -> Con
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
         left = values(["ssljax", *overrides])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        for override in overrides:
+            check_override(config, override, location, str(error))
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(f"{' '.join(overrides)} does not fit the config {location}: {reason}") from error
     check_tuples(before, config.to_dict())

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ssljax import configuration
 from ssljax.errors import InputError
+from ssljax.overrides import kind_of, near, section_of
 from ssljax.sweep import Sweep, Variant
 from ssljax.sweep.fields import call_file, check_fields
 
@@ -141,17 +142,18 @@ def _set(config: ConfigDict, overrides: Mapping[str, Any], whose: str) -> dict[s
     """Set values by dotted key, and return them as they are then."""
     given = {}
     for key, value in overrides.items():
-        before, (section, last) = _value(config, key), _section(config, key)
+        before, (section, last) = _value(config, key), section_of(config, key)
         if key == "seed" or before is _MISSING:
-            why = "the seeds are Sweep.seeds" if key == "seed" else "the config has no such key"
+            unknown = f"the config has no such key{near(config, key)}"
+            why = "the seeds are Sweep.seeds" if key == "seed" else unknown
             raise InputError(f"{whose}: {key} cannot be set, since {why}.")
         value = _called(value, before, f"{whose}: {key}") if callable(value) else value
         try:
             # a copy: the file has one object for all variants and seeds
             section[last] = copy.deepcopy(ConfigDict(value) if isinstance(value, Mapping) else value)
         except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{whose}: {key} cannot be {value!r} ({reason}).") from error
+            kind = kind_of(section, last)
+            raise InputError(f"{whose}: {key} is {value!r}; give {kind}.") from error
         given[key] = section[last]
     return given
 
@@ -170,17 +172,8 @@ def _called(function: Callable[[Any], Any], before: Any, what: str) -> Any:
 _MISSING = object()
 
 
-def _section(config: ConfigDict, key: str) -> tuple[Any, str]:
-    """Return what holds a dotted key, None if nothing does, and the key's last part."""
-    *path, last = key.split(".")
-    section: Any = config
-    for part in path:
-        section = section[part] if isinstance(section, ConfigDict) and part in section else None
-    return section, last
-
-
 def _value(config: ConfigDict, key: str) -> Any:
-    section, last = _section(config, key)
+    section, last = section_of(config, key)
     return section[last] if isinstance(section, ConfigDict) and last in section else _MISSING
 
 

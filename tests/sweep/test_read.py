@@ -91,9 +91,21 @@ def test_another_config_and_names_and_seeds():
 @pytest.mark.parametrize(
     ("variants", "given", "message"),
     [
-        ([Variant("b", {"objective.objcts": 3})], {}, r"file\.py, variant b: objective\.objcts .* no such key"),
+        (
+            [Variant("b", {"objective.objcts": 3})],
+            {},
+            r"file\.py, variant b: objective\.objcts .* no such key \(did you mean objective\.objects\?\)\.$",
+        ),
+        ([Variant("b", {"zzz": 3})], {}, r"variant b: zzz cannot be set, since the config has no such key\.$"),
+        ([Variant("b", {"batch_size": 0.5})], {}, r"variant b: batch_size is 0\.5; give a whole number\.$"),
+        ([Variant("b", {"data": 3})], {}, r"variant b: data is 3; give a section\.$"),
+        ([Variant("b", {"data.scale": 3})], {}, r"variant b: data\.scale is 3; give a list\.$"),
         ([Variant("b", {"objctive.objects": 3})], {}, r"file\.py, variant b: objctive\.objects .* no such key"),
-        ([Variant("b", {"objective.objects": "many"})], {}, r"variant b: objective\.objects cannot be 'many'"),
+        (
+            [Variant("b", {"objective.objects": "many"})],
+            {},
+            r"variant b: objective\.objects is 'many'; give a whole number",
+        ),
         ([Variant("b")], {"overrides": {"epoch": 1}}, r"variant b: epoch .* no such key"),
         ([Variant("b", {"seed": 3})], {}, r"variant b: seed .* Sweep\.seeds"),
         (
