@@ -25,7 +25,7 @@ from ssljax.report.sweep_notes import (
     scale,
     summary,
 )
-from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of
+from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of, short_name
 from ssljax.report.sweep_table import (
     Baseline,
     Measured,
@@ -162,7 +162,9 @@ def _training(swept: Swept, folder: Path) -> Section:
     groups = {"": found.training, "Evaluated meanwhile": found.evaluation}
     drawn = {title: [draw_curves(panel, swept) for panel in some] for title, some in groups.items() if some}
     if drawn:
-        sheet([one for pictures in drawn.values() for one in pictures]).save(folder / "curves.png", optimize=True)
+        names = [short_name(name) for name in swept.variants]
+        every = [one for pictures in drawn.values() for one in pictures]
+        sheet(every, names if len(names) > 1 else ()).save(folder / "curves.png", optimize=True)
     blocks: list[Block] = [told]
     for title, pictures in drawn.items():
         captions = [f"{panel.title}, against the number of updates" for panel in groups[title]]

@@ -47,7 +47,7 @@ def test_means_and_deviations_are_those_of_the_statistics_module(tmp_path):
         assert measured.scores[variant].mean == pytest.approx(statistics.mean(values), rel=1e-12)
         assert measured.scores[variant].deviation == pytest.approx(statistics.stdev(values), rel=1e-12)
     rows = table_of(sweep)
-    assert rows["a_b"]["k-NN 20 (%) ↑"] == "41.67 ± 2.08"
+    assert rows["a_b"]["k-NN 20 (%) ↑"] == "41.7 ± 2.1"
     assert isinstance(rows["50%"]["k-NN 20 (%) ↑"], Best)
     assert not isinstance(rows["full"]["k-NN 20 (%) ↑"], Best)
 
@@ -105,9 +105,9 @@ def test_less_is_better_where_it_is_and_what_training_logs_has_no_best(tmp_path)
     values = {"a": [0.9, 0.8, 0.7], "b": [0.5, 0.4, 0.3]}
     sweep = swept(tmp_path, values, metrics=("tracks_overlap", "loss"))
     rows = table_of(sweep)
-    assert rows["b"]["tracks overlap ↓"] == "0.4000 ± 0.1000"
+    assert rows["b"]["tracks overlap ↓"] == "0.40 ± 0.10"
     assert [isinstance(rows[name]["tracks overlap ↓"], Best) for name in "ab"] == [False, True]
-    assert rows["a"]["loss"] == "1.600 ± 0.100"
+    assert rows["a"]["loss"] == "1.60 ± 0.10"
     assert not isinstance(rows["a"]["loss"], Best)
     assert rows["random initialisation"]["loss"] == "–"
 
@@ -124,7 +124,7 @@ def test_runs_that_failed_or_never_ended_are_named_and_do_not_count(tmp_path):
         "Not started, and not in the table: b/seed-1.",
     ]
     rows = table_of(sweep)
-    assert (rows["a"]["k-NN 20 (%) ↑"], rows["a"]["seeds"]) == ("55.00 ± 7.07", "2 of 3")
+    assert (rows["a"]["k-NN 20 (%) ↑"], rows["a"]["seeds"]) == ("55.0 ± 7.1", "2 of 3")
     assert (rows["b"]["k-NN 20 (%) ↑"], rows["b"]["seeds"]) == ("10.00", "1 of 3")
 
 
@@ -139,7 +139,7 @@ def test_a_variant_without_a_finished_run_keeps_its_row(tmp_path):
 def test_what_is_no_number_is_named_and_does_not_count(tmp_path):
     sweep = swept(tmp_path, {"a": [0.5, math.nan, 0.7], "b": [math.inf, math.nan, math.nan]}, metrics=("knn_20", "kl"))
     rows = table_of(sweep)
-    assert rows["a"]["k-NN 20 (%) ↑"] == "60.00 ± 14.14 (2 of 3)"
+    assert rows["a"]["k-NN 20 (%) ↑"] == "60 ± 14 (2 of 3)"
     assert rows["b"]["k-NN 20 (%) ↑"] == "–"
     said = list(absent(sweep))
     assert said[0].startswith("knn_20 is no finite number")
@@ -150,7 +150,7 @@ def test_what_is_no_number_is_named_and_does_not_count(tmp_path):
 def test_baselines_that_variants_share_are_one_row(tmp_path):
     folder = write_sweep_folder(tmp_path, {"a": [0.5, 0.6, 0.7], "b": [0.21, 0.2, 0.19]})
     rows = table_of(read_sweep(folder))
-    assert rows["random initialisation"]["k-NN 20 (%) ↑"] == "21.00 ± 1.00"  # 0.20, 0.21 and 0.22
+    assert rows["random initialisation"]["k-NN 20 (%) ↑"] == "21.0 ± 1.0"  # 0.20, 0.21 and 0.22
     assert rows["pixels"]["k-NN 20 (%) ↑"] == "25.00"
     sweep = read_sweep(folder)
     said = list(not_better([measure(sweep, "knn_20")], baselines(sweep)))
