@@ -41,7 +41,7 @@ nav ul { list-style: none; margin: 1rem 0 0; padding: 0; display: flex; flex-wra
   linear-gradient(to left, var(--shade), transparent) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-tbody th { font-weight: normal; min-width: 7rem; }
+tbody th { font-weight: normal; min-width: 11rem; }
 /* Whose row it is stays in sight while the rest is scrolled. */
 tbody th, thead th:first-child { position: sticky; left: 0; z-index: 1; background: var(--back); }
 thead th { color: var(--quiet); font-weight: 600; font-size: .9rem; vertical-align: bottom; }
