@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ssljax.arguments import parser as arguments_of_verbs
 from ssljax.errors import STOPPED, InputError, Stalled, is_lasting
@@ -40,9 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_folder(workdir: Path) -> None:
+    """Raise InputError where a folder cannot be made, since a file is in its place or in that of one above it."""
+    there = next((path for path in (workdir, *workdir.parents) if path.exists()), workdir)
+    if there.exists() and not there.is_dir():
+        raise InputError(f"--workdir {workdir}: {there} is a file; name a folder.")
+
+
 def _train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from ssljax.stop import Start
 
+    _check_folder(options.workdir)
     with Start() as start:
         from ssljax import configuration, reproduce
 
@@ -86,6 +95,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _check_folder(options.workdir)
     from ssljax.record import without_secrets
     from ssljax.sweep.command import run
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from ssljax.errors import InputError
+from ssljax.overrides import check_override
 from ssljax.tuples import check_tuples, quoted
 
 
@@ -164,6 +165,8 @@ def override(config: ConfigDict, overrides: Sequence[str], location: str) -> Con
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["ssljax", *overrides])
         left = values(["ssljax", *overrides])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        for override in overrides:
+            check_override(config, override, location, str(error))
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise InputError(f"{' '.join(overrides)} does not fit the config {location}: {reason}") from error
     check_tuples(before, config.to_dict())
@@ -227,7 +230,7 @@ def find_module(name: str, folder: str, missing: str) -> ModuleType:
     Raises:
         InputError: There is none, or it is not Python.
     """
-    path = _find(name, folder, missing)
+    path = find_path(name, folder, missing)
     try:
         return importlib.import_module(name) if path is None else _import_file(path)
     except SyntaxError as error:
@@ -237,15 +240,15 @@ def find_module(name: str, folder: str, missing: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     name = f"ssljax_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # _find gives Python files only
+    assert spec is not None and spec.loader is not None  # find_path gives Python files only
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass in the file looks itself up there
     spec.loader.exec_module(module)
     return module
 
 
-def _find(name: str, folder: str, missing: str) -> Path | None:
-    """Return a module's file, None if it is one to import.
+def find_path(name: str, folder: str, missing: str) -> Path | None:
+    """Return a module's file as `find_module` finds it, None if it is one to import.
 
     Raises:
         InputError: It is neither.

@@ -20,6 +20,7 @@ from ssljax.errors import InputError
 from ssljax.meter import ACCOUNTS, UNKNOWN, Meter, Work
 from ssljax.starts import first_start
 
+_LINES = 60.0  # seconds between lines where standard error is no terminal
 _COLLAPSED = 0.01
 _PATIENCE = 5
 _SECONDS = "_seconds"  # ends the names of what the file alone has: the accounts of the meter, for the next start
@@ -29,7 +30,7 @@ class Log:
     """Writes a run's metrics every few steps; a context manager. Only the first of several processes writes.
 
     Attributes:
-        bar: The progress bar.
+        bar: The progress bar, which shows on a terminal; elsewhere there are lines.
         meter: Times the updates.
     """
 
@@ -76,8 +77,9 @@ class Log:
         self._file = self._tensorboard = self._wandb = None
         if writes and wandb_project:
             self._wandb = _open_wandb(wandb_project, workdir, dict(config))
+        self._next = 0.0 if writes and not sys.stderr.isatty() else math.inf
         self.bar = tqdm(
-            total=total, initial=start, unit="step", disable=not writes, dynamic_ncols=True, file=sys.stderr
+            total=total, initial=start, unit="step", disable=not writes or None, dynamic_ncols=True, file=sys.stderr
         )
         measured: dict[str, Any] = dict(samples=batch_size, work=work)
         if not writes:
@@ -130,10 +132,14 @@ class Log:
         line = {**metrics, **{name: float(value(step - 1)) for name, value in self._schedules.items()}, **found}
         self._evaluated = f", knn_20 {metrics['knn_20']:.1%}" if "knn_20" in metrics else self._evaluated
         restarts = f", goodput {found['goodput']:.0%} ({_restarts(self.meter)})" if self.meter.restarts else ""
-        self.bar.set_postfix_str(
+        told = (
             f"loss {metrics['loss']:.3f}, {found['samples_per_second']:.1f} {self.unit}/s, waiting for data "
             f"{found['data_wait_share']:.0%}{self._evaluated}{restarts}"
         )
+        self.bar.set_postfix_str(told)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LINES
+            print(f"{step} of {self.total} updates: {told}", file=sys.stderr, flush=True)
         self._write(step, line)
         self._warn_of_collapse(step, metrics)
 

@@ -26,6 +26,10 @@ def read_config(workdir: Path, overrides: Sequence[str] = ()) -> ConfigDict:
         InputError: The folder holds no trained run, or an override does not fit or would make it another run.
     """
     path = workdir / "config.json"
+    runs = [str(found.parent) for found in sorted(workdir.glob("*/seed-*/config.json"))]
+    if runs and not path.exists():
+        more = f" or {len(runs) - 5} more" * (len(runs) > 5)
+        raise InputError(f"{workdir} is the folder of a sweep; name one of its runs: {', '.join(runs[:5])}{more}.")
     try:
         stored = json.loads(path.read_text())
         name = stored["objective"]["name"]

@@ -67,7 +67,7 @@ def load(plans: Plans, mesh: Mesh) -> UInt8[Array, "n r w"]:
     spans = {device: index[0].indices(shape[0])[:2] for device, index in places.items() if index is not None}
     shards = []
     total = sum(min(end, plans.frames) - min(first, plans.frames) for first, end in spans.values())
-    bar = tqdm(total=total, unit=" frames", desc="Video to the devices", disable=jax.process_index() != 0)
+    bar = tqdm(total=total, unit=" frames", desc="Video to the devices", disable=jax.process_index() != 0 or None)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for device, (first, end) in spans.items():
             with jax.set_mesh(Mesh([device], ("alone",))):  # of the whole mesh nothing may be written to one device

@@ -13,6 +13,10 @@ from ssljax.record import program
 
 _FILE = "starts.jsonl"
 
+_NUMBER, _TEXT = (int, float), (str, type(None))
+_TYPES: dict[str, tuple[type, ...]] = dict(step=(int,), time=_NUMBER, devices=(int,), processes=(int,), seed=(int,))
+_TYPES |= dict(kind=(str,), mesh=(dict,), jax=(str,), commit=_TEXT, dirty=_TEXT, packages=(dict,), command=(list,))
+
 
 def record_start(workdir: Path, step: int, mesh: jax.sharding.Mesh, began: float, **more: Any) -> None:
     """Note when, by what and on what devices a run starts, or continues; only the first of processes writes.
@@ -57,12 +61,10 @@ def read_starts(workdir: Path) -> list[str]:
     Raises:
         InputError: The record is damaged.
     """
-    path = workdir / _FILE
-    lines = read_lines(path, "remove that line")
     try:
-        return list(dict.fromkeys(_words(**line) for line in lines))
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove it.") from error
+        return list(dict.fromkeys(_words(**line) for line in read_record(workdir)))
+    except TypeError as error:
+        raise InputError(f"{workdir / _FILE} is damaged ({error}); remove it.") from error
 
 
 def read_record(workdir: Path) -> list[dict[str, Any]]:
@@ -71,8 +73,15 @@ def read_record(workdir: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: The record is damaged.
     """
-    lines = read_lines(workdir / _FILE, "remove that line")
-    return [line for line in lines if isinstance(line, dict)]
+    path = workdir / _FILE
+    lines = read_lines(path, "remove that line")
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict):
+            raise InputError(f"{path}, line {number}, is no record of a start; remove that line.")
+        for key, kinds in _TYPES.items():
+            if key in line and (not isinstance(line[key], kinds) or isinstance(line[key], bool)):
+                raise InputError(f"{path}, line {number}: {key} is {line[key]!r}; remove that line.")
+    return lines
 
 
 def first_start(workdir: Path) -> tuple[float | None, int]:

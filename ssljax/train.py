@@ -14,7 +14,7 @@ import optax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from ssljax import build, configuration, limits, mesh, resident, step
+from ssljax import build, configuration, limits, lock, mesh, resident, step
 from ssljax.checkpoint import Checkpoints
 from ssljax.data import loader
 from ssljax.errors import InputError
@@ -55,8 +55,8 @@ def train(
     processes it is enough that one of them gets the signal. `profile` names updates to trace.
 
     Raises:
-        InputError: Config, data or folder cannot be used, told before anything is written; or the loss is not finite,
-            after the batch's windows were written to a file for replay.
+        InputError: Config, data or folder cannot be used, or another process trains in the folder, told before anything
+            is written; or the loss is not finite, after the batch's windows were written to a file for replay.
     """
     began = time.time()
     limits.check_numbers(config)
@@ -64,13 +64,15 @@ def train(
     parts = _parts(config)
     if reproduces is not None:
         _check_same_data(reproduces, workdir, parts.data.checksum)
-    with jax.set_mesh(parts.devices), Stop() as stop:
+    with jax.set_mesh(parts.devices), Stop() as stop, contextlib.ExitStack() as stack:
         batch = parts.objective.batch_spec(config.batch_size)
         _, metrics = jax.eval_shape(parts.update, parts.abstract, batch)  # before any file
         total = build.total_steps(config)
         if not parts.evaluation.due(total, total):  # else its metrics are known after the first
             check_best_metric(config.checkpoint.best_metric, metrics)
         start, named = _start(config, workdir, parts)
+        if jax.process_index() == 0:
+            stack.enter_context(lock.training(workdir))
         checkpoints = open_run(workdir, configuration.plain(config), parts.data.checksum)
         heartbeat = Heartbeat(workdir, jax.process_index(), jax.process_count(), **config.watch)
         try:

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "link", "source"}
+VOID = {"meta", "img", "br", "link", "source", "wbr"}
 
 
 class Reader(HTMLParser):

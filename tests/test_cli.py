@@ -140,8 +140,13 @@ def train(folder, *more):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.batchsize=8", "batchsize"),
-        ("--config.batch_size=eight", "eight"),
+        ("--config.batchsize=8", "has no key batchsize (did you mean batch_size?)."),
+        ("--config.zzz=8", "has no key zzz."),
+        ("--config.batch_size=eight", "ssljax: batch_size is 'eight'; give a whole number."),
+        ("--config.deterministic=perhaps", "ssljax: deterministic is 'perhaps'; give yes or no (true or false)."),
+        ("--config.optimizer.clip_norm=x", "ssljax: optimizer.clip_norm is 'x'; give a number."),
+        ("--config.evaluate.knn.size=x", "ssljax: evaluate.knn.size is 'x'; give a whole number."),
+        ("--config.optimizer=3", "ssljax: optimizer is '3'; give a section."),
         ("--config.batch_size=12", "multiple of 8"),
         ("--config.data.scale=(0.5, 1.5)", "larger than the frame"),
         ("--config.views.global_size=33", "patch size 8"),
@@ -156,6 +161,14 @@ def train(folder, *more):
 def test_bad_training_input(folder, capsys, override, message):
     assert message in told(capsys, train(folder, override))
     assert not (folder / "other").exists()
+
+
+@pytest.mark.parametrize("verb", [["train", "--config", "no.py"], ["sweep", "no.py"]])
+@pytest.mark.parametrize("below", [".", "below"])
+def test_a_file_in_the_folders_place_is_told_first(tmp_path, capsys, verb, below):
+    (tmp_path / "file").touch()
+    error = told(capsys, [*verb, "--workdir", str(tmp_path / "file" / below)])
+    assert f"{tmp_path / 'file'} is a file; name a folder." in error
 
 
 def test_a_crop_larger_than_the_canvas_is_told(folder, capsys):

@@ -120,6 +120,20 @@ def test_where_the_time_went_is_told_at_the_end(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_where_there_is_no_terminal_a_line_a_minute_tells_how_far_the_run_is(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("ssljax.log.time.monotonic", lambda: now[0])
+    with make(tmp_path, total=9, every=1) as log:
+        for step in range(1, 10):
+            now[0] += 20.0
+            log.update(step, {"loss": step}, waited=(0.0,))
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert [line.partition(",")[0] for line in told.splitlines()] == [
+        f"{step} of 9 updates: loss {step}.000" for step in (1, 4, 7)
+    ]
+
+
 def test_a_resumed_run_drops_the_lines_that_it_writes_again(tmp_path):
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in (2, 4, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')  # a kill cut the last one

@@ -203,6 +203,16 @@ def test_a_folder_that_holds_no_trained_run_is_refused(tmp_path, write, message)
         read_config(run)
 
 
+def test_of_a_sweep_the_runs_are_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        made(tmp_path / "all" / name / "seed-0")
+    with pytest.raises(
+        InputError, match=r"all is the folder of a sweep; name one of its runs: .*/a/seed-0, .*/b/seed-0"
+    ):
+        read_config(tmp_path / "all")
+
+
 def test_a_run_is_not_reproduced_in_its_own_folder_nor_without_its_data(tmp_path):
     run = made(tmp_path / "run", "toy")
     config = read_config(run)

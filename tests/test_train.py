@@ -1,5 +1,6 @@
 """Whole runs: killed and continued, stopped, refused, out of disk."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import build, configuration, mesh
+from ssljax import build, configuration, lock, mesh
 from ssljax.errors import InputError
 from ssljax.in_flight import InFlight
 from ssljax.log import Log
@@ -120,6 +121,39 @@ def test_starts_of_another_config_that_saved_nothing_do_not_count(tmp_path):
         open_run(tmp_path, configuration.plain(toy(seed=seed)), "data").close()
         record_start(tmp_path, 0, mesh.make_mesh(), began=100.0 * seed)
         assert first_start(tmp_path) == (100.0 * seed, counted)
+
+
+HOLDER = """
+import fcntl, json, os, socket, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(json.dumps({"process": os.getpid(), "host": socket.gethostname()}), file=file, flush=True)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssljax.lock._PATIENCE", 0.1)
+    train(toy(epochs=1), tmp_path)
+    arguments = [sys.executable, "-c", HOLDER, str(tmp_path / ".training")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match=rf"is being trained by process {other.pid} on host .*: wait, or stop"):
+            train(toy(epochs=2), tmp_path)
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        other.kill()
+    assert int(train(toy(epochs=1), tmp_path).step) > 0  # what was killed holds nothing
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with lock.training(tmp_path):
+        assert "cannot be locked (No locks available); see to it that no other" in capsys.readouterr().err
 
 
 def test_changed_data_is_refused(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -114,10 +114,17 @@ def read_metrics(path: Path) -> list[dict[str, float | int]]:
     lines = read_lines(path, "remove that line, or give the folder of another run")
     if not lines:
         raise InputError(f"{path}: the run has logged nothing yet; let it log at least once.")
-    wrong = [number for number, line in enumerate(lines, 1) if not (isinstance(line, dict) and "step" in line)]
+    wrong = [number for number, line in enumerate(lines, 1) if not _are_metrics(line)]
     if wrong:
         raise InputError(f"{path}, line {wrong[0]}, holds no metrics; remove it, or give the folder of another run.")
     return lines
+
+
+def _are_metrics(line: Any) -> bool:
+    """Return whether a line is of a step, and of numbers."""
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in line.values())
 
 
 def panels(runs: Mapping[str, Lines]) -> Panels:

@@ -15,6 +15,7 @@ from ssljax import build
 from ssljax.checkpoint import Checkpoints
 from ssljax.objectives.base import PyTree
 from ssljax.report.metrics import Lines, logged
+from ssljax.report.page import Text
 from ssljax.starts import read_record, read_starts
 
 
@@ -62,7 +63,7 @@ def _made_by(workdir: Path) -> dict[str, str]:
     if not starts:
         return {}
     commits = [_commit(start) for start in starts]
-    return {"commit": "; ".join(dict.fromkeys(commits)), "command": shlex.join(starts[-1]["command"])}
+    return {"commit": "; ".join(dict.fromkeys(commits)), "command": Text(shlex.join(starts[-1]["command"]))}
 
 
 def _commit(start: Mapping[str, Any]) -> str:

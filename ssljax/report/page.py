@@ -39,9 +39,11 @@ nav ul { list-style: none; margin: 1rem 0 0; padding: 0; display: flex; flex-wra
   linear-gradient(to left, var(--back) 40%, transparent) right / 2.5rem 100% no-repeat local,
   linear-gradient(to right, var(--shade), transparent) left / .8rem 100% no-repeat scroll,
   linear-gradient(to left, var(--shade), transparent) right / .8rem 100% no-repeat scroll; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1.1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-tbody th { font-weight: normal; white-space: nowrap; }
+tbody th { font-weight: normal; min-width: 11rem; }
+/* Whose row it is stays in sight while the rest is scrolled. */
+tbody th, thead th:first-child { position: sticky; left: 0; z-index: 1; background: var(--back); }
 thead th { color: var(--quiet); font-weight: 600; font-size: .9rem; vertical-align: bottom; }
 td { white-space: nowrap; }
 figure { margin: .6rem 0 0; }
@@ -58,7 +60,7 @@ summary { cursor: pointer; color: var(--link); }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; font-family: ui-monospace, monospace;
   font-size: .85rem; }
 @media (max-width: 600px) {
-  td, tbody th { white-space: normal; }
+  td { white-space: normal; }
   th, td { padding-right: .8rem; }
   tbody th { min-width: 6rem; }
 }
@@ -221,6 +223,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: str) -> str:
-    text = html.escape(cell)
+    text = html.escape(cell).replace("/", "/<wbr>")  # a path may go on in the next line
     text = f"<b>{text}</b>" if isinstance(cell, Best) else text
     return f'<td class="text">{text}</td>' if isinstance(cell, Text) else f"<td>{text}</td>"

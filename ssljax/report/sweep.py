@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ssljax.report.metrics import panels
 from ssljax.report.page import Alert, Block, Code, Figure, Gallery, Section, write_page
 from ssljax.report.run import check_links, command, link_sections, opened
 from ssljax.report.runs import differences_section
-from ssljax.report.sweep_folder import Swept, is_sweep, read_sweep
+from ssljax.report.sweep_folder import DAMAGED, Swept, is_sweep, read_sweep
 from ssljax.report.sweep_notes import (
     absent,
     changed_configs,
@@ -24,7 +25,7 @@ from ssljax.report.sweep_notes import (
     scale,
     summary,
 )
-from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of
+from ssljax.report.sweep_plots import draw_curves, draw_metric, series_of, short_name
 from ssljax.report.sweep_table import (
     Baseline,
     Measured,
@@ -64,13 +65,18 @@ def write_sweep(folder: Path, *, output: Path | None = None, links: Sequence[Pat
         links: Files to link.
 
     Raises:
-        InputError: A file in the folder is damaged, or there is nothing to show yet.
+        InputError: The folder's sweep.json is damaged, or there is nothing to show yet.
     """
     check_links(links)
     swept = read_sweep(folder)
+    damaged = [member for member in swept.members if member.state == DAMAGED]
+    for member in damaged:
+        print(f"ssljax: {member.name} is left out: {member.error}", file=sys.stderr)
     if not any(member.lines and member.config for member in swept.members):
         raise InputError(
-            f"{folder}: no run of the sweep has logged anything yet; wait, or see the log.txt of its runs."
+            f"{folder}: no run of the sweep can be read; mend what is named above."
+            if damaged
+            else f"{folder}: no run of the sweep has logged anything yet; wait, or see the log.txt of its runs."
         )
     with opened(output or folder / "report") as (page, place):
         place.mkdir(parents=True, exist_ok=True)
@@ -156,7 +162,9 @@ def _training(swept: Swept, folder: Path) -> Section:
     groups = {"": found.training, "Evaluated meanwhile": found.evaluation}
     drawn = {title: [draw_curves(panel, swept) for panel in some] for title, some in groups.items() if some}
     if drawn:
-        sheet([one for pictures in drawn.values() for one in pictures]).save(folder / "curves.png", optimize=True)
+        names = [short_name(name) for name in swept.variants]
+        every = [one for pictures in drawn.values() for one in pictures]
+        sheet(every, names if len(names) > 1 else ()).save(folder / "curves.png", optimize=True)
     blocks: list[Block] = [told]
     for title, pictures in drawn.items():
         captions = [f"{panel.title}, against the number of updates" for panel in groups[title]]

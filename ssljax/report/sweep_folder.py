@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from ssljax.errors import InputError
 from ssljax.report.metrics import Lines, read_metrics
 from ssljax.report.results import Evaluated, read_results
-from ssljax.starts import read_lines
+from ssljax.starts import read_lines, read_record
 
 SWEEP = "sweep.json"
 TRAINED = "trained"  # what `ssljax evaluate` calls a run's own encoder; all others in its files are baselines
 FINISHED, FAILED, UNFINISHED, NOT_STARTED = "finished", "failed", "unfinished", "not started"
+DAMAGED = "damaged"
 
 
 class Member(NamedTuple):
@@ -26,8 +27,8 @@ class Member(NamedTuple):
         name: Its folder's, in that of the sweep.
         differs: What its variant sets, by dotted key.
         file: The config that it comes from, FILE[:ARG].
-        state: FINISHED, FAILED, UNFINISHED or NOT_STARTED.
-        error: Why it failed.
+        state: FINISHED, FAILED, UNFINISHED, NOT_STARTED, or DAMAGED, of which nothing below is known.
+        error: Why it failed, or what is damaged.
         updates: Those done, as far as is known.
         seconds: How long it took, once it has finished.
         config: Plain, empty before it began.
@@ -97,23 +98,32 @@ def read_sweep(folder: Path) -> Swept:
     """Return a sweep with all of its runs.
 
     Raises:
-        InputError: A file in it is damaged.
+        InputError: Its sweep.json is damaged; a run of which a file is has the state DAMAGED.
     """
-    record = _read(folder / SWEEP)
-    try:
-        return Swept(
-            folder,
-            str(record["file"]),
-            str(record["budget"]),
-            [str(command) for command in record.get("commands") or [record["command"]]],
-            [str(metric) for metric in record["metrics"]],
-            str(record["varies"]),
-            str(record["reference"]),
-            [_member(folder, run) for run in record["runs"]],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise InputError(f"{folder / SWEEP} is no record of a sweep ({reason}); run ssljax sweep again.") from error
+    path = folder / SWEEP
+    record = _read(path)
+    if "commands" not in record and "command" in record:  # as earlier versions have it
+        record["commands"] = [record["command"]]
+    kinds = dict(file=str, budget=str, commands=list, metrics=list, varies=str, reference=str)
+    fields = {key: _field(path, record, key, kind) for key, kind in kinds.items()}
+    for key in ("commands", "metrics"):
+        _check(path, key, fields[key], all(isinstance(one, str) for one in fields[key]))
+    runs = _field(path, record, "runs", list)
+    return Swept(folder, **fields, members=[_member(folder, run, f"runs[{n}]") for n, run in enumerate(runs)])
+
+
+def _check(path: Path, key: str, value: Any, good: bool) -> None:
+    if not good:
+        raise InputError(f"{path} is damaged: {key} is {value!r}; remove it, and run ssljax sweep again.")
+
+
+def _field(path: Path, record: Any, key: str, kind: type, prefix: str = "") -> Any:
+    """Return what an object in a file has at a key, of a type."""
+    if not isinstance(record, Mapping) or key not in record:
+        raise InputError(f"{path} is damaged: {prefix}{key} is missing; remove it, and run ssljax sweep again.")
+    value = record[key]
+    _check(path, prefix + key, value, isinstance(value, kind) and not (kind is int and isinstance(value, bool)))
+    return value
 
 
 def score(member: Member, metric: str, encoder: str = TRAINED) -> float | None:
@@ -135,29 +145,56 @@ def value_at(values: Mapping[str, Any], key: str) -> Any:
     return there
 
 
-def _member(sweep: Path, run: Mapping[str, Any]) -> Member:
-    """Return a run from its entry in sweep.json."""
-    name, place = str(run["folder"]), sweep / run["folder"]
-    finished, failed = _read(place / "finished.json"), _read(place / "failed.json")
-    metrics, begun = place / "metrics.jsonl", place / "config.json"
+def _member(sweep: Path, run: Any, where: str) -> Member:
+    """Return a run from its entry in sweep.json, which is there."""
+    path, prefix = sweep / SWEEP, f"{where}."
+    kinds = dict(variant=str, seed=int, folder=str, differs=dict, config=str)
+    variant, seed, name, differs, config = (_field(path, run, key, kind, prefix) for key, kind in kinds.items())
+    inside = Path(name).parts and not Path(name).is_absolute() and ".." not in Path(name).parts
+    _check(path, f"{prefix}folder", name, bool(inside))
+    try:
+        return Member(variant, seed, name, differs, config, *_contents(sweep / name))
+    except InputError as error:
+        return Member(variant, seed, name, differs, config, DAMAGED, str(error), 0, None, {}, [], [], [])
+
+
+def _contents(place: Path) -> tuple[Any, ...]:
+    """Return what a `Member` has of its folder, from its state on.
+
+    Raises:
+        InputError: A file in it is damaged.
+    """
+    finished, failed, config = (_read(place / f"{name}.json") for name in ("finished", "failed", "config"))
+    if finished:
+        _field(place / "finished.json", finished, "updates", int)
+        seconds = finished.get("seconds")
+        _check(place / "finished.json", "seconds", seconds, _is_number(seconds) or seconds is None)
+    _check_config(place / "config.json", config)
+    metrics = place / "metrics.jsonl"
     lines = read_metrics(metrics) if read_lines(metrics, "remove that line") else []
+    if finished and not lines:
+        raise InputError(f"{metrics} is missing or empty, though the run has finished; train it again.")
     results = [one for one in read_results(place / "evaluate") if one.file.stem == one.protocol]
-    state = FINISHED if finished else FAILED if failed else UNFINISHED if begun.exists() else NOT_STARTED
-    return Member(
-        str(run["variant"]),
-        run["seed"],
-        name,
-        dict(run["differs"]),
-        str(run["config"]),
-        state,
-        str(failed.get("error", "no reason is recorded")) if state == FAILED else "",
-        int(finished.get("updates", lines[-1]["step"] if lines else 0)),
-        finished.get("seconds"),
-        _read(begun),
-        lines,
-        results,
-        [line for line in read_lines(place / "starts.jsonl", "remove that line") if isinstance(line, dict)],
-    )
+    state = FINISHED if finished else FAILED if failed else UNFINISHED if config else NOT_STARTED
+    error = str(failed.get("error", "no reason is recorded")) if state == FAILED else ""
+    updates = finished.get("updates", lines[-1]["step"] if lines else 0)
+    return state, error, updates, finished.get("seconds"), config, lines, results, read_record(place)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise InputError where a config that is there lacks what every run's has."""
+    if not config:
+        return
+    for key in ("batch_size", "epochs", "samples_per_epoch"):
+        _check(path, key, config.get(key), _is_number(config.get(key)) and config[key] > 0)
+    for key in ("objective", "models", "data"):
+        _field(path, config, key, dict)
+    for key in ("objective", "data"):
+        _field(path, config[key], "name", str, f"{key}.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ssljax import build, configuration
 from ssljax.errors import InputError
 from ssljax.report.page import Alert, Block, Section, Table, Text
 from ssljax.report.results import Evaluated, changed_conditions, how_measured
-from ssljax.report.sweep_folder import FAILED, FINISHED, NOT_STARTED, UNFINISHED, Member, Swept, score
+from ssljax.report.sweep_folder import DAMAGED, FAILED, FINISHED, NOT_STARTED, UNFINISHED, Member, Swept, score
 
 _UNSAID = "not recorded"
 _PLACES = ("video", "data", "dataset")
@@ -27,6 +27,8 @@ def absent(swept: Swept) -> Iterator[str]:
     for one in swept.members:
         if one.state == FAILED:
             yield f"{one.name} failed at update {one.updates}, and is not in the table: {one.error}"
+        elif one.state == DAMAGED:
+            yield f"{one.name} cannot be read, and is not in the table: {one.error}"
     for state, said in ((UNFINISHED, "Not finished"), (NOT_STARTED, "Not started")):
         names = [
             one.name + (f" ({one.updates} of {steps} updates)" if (steps := _steps(one)) else "")

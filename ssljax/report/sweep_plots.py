@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from ssljax.report.curves import MOST_NAMES, add_names, colour_of, empty_axes, picture_of, style_of
+from ssljax.report.curves import add_names, colour_of, empty_axes, picture_of, style_of
 from ssljax.report.metrics import Line, Panel, is_share
 from ssljax.report.sweep_folder import FINISHED, Swept
 from ssljax.report.sweep_table import Baseline, Measured, heading, table_keys, value_of, value_text
@@ -75,7 +75,7 @@ def draw_metric(swept: Swept, measured: Measured, rows: Sequence[Baseline]) -> I
 
 
 def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
-    """Return a panel with a curve a variant, the mean over finished runs, and each run thin behind; of few with names.
+    """Return a panel with a curve a variant, the mean over finished runs, and each run thin behind; without names.
 
     Args:
         panel: A curve a run, named as its folder.
@@ -83,7 +83,7 @@ def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
     """
     axes = empty_axes(panel.title, "step")
     lines = {line.name: line for line in panel.lines}
-    for number, (name, every) in enumerate(swept.variants.items()):
+    for number, every in enumerate(swept.variants.values()):
         members = [member for member in every if member.name in lines]
         if not members:  # another objective may not measure this
             continue
@@ -92,11 +92,14 @@ def draw_curves(panel: Panel, swept: Swept) -> Image.Image:
             axes.plot(*lines[member.name].points.T, linewidth=0.6, alpha=0.4, **drawn)
         mean = _mean([lines[one.name] for one in members if one.state == FINISHED])
         few = "o" if len(mean) < 8 else None
-        axes.plot(*mean.T, linewidth=1.6, marker=few, markersize=3.5, label=_short(name), **drawn)
+        axes.plot(*mean.T, linewidth=1.6, marker=few, markersize=3.5, **drawn)
     axes.margins(x=0.02)
-    if 1 < len(swept.variants) <= MOST_NAMES:
-        add_names(axes)
     return picture_of(axes)
+
+
+def short_name(name: str) -> str:
+    """Return a variant's name as there is room for it in a picture."""
+    return _plain(name if len(name) <= _LONG else f"{name[: _LONG - 1]}…")
 
 
 def _mean(lines: Sequence[Line]) -> np.ndarray:
@@ -117,7 +120,7 @@ def _draw_numbers(axes: Axes, measured: Measured, series: Series, number: int) -
     means = [spread.mean * _unit(measured) for spread in found.values()]
     errors = [_deviation(measured, name) for name in series.places if measured.scores[name].values]
     axes.errorbar(
-        list(found), means, errors, label=_short(series.name), color=colour, fmt="-o", markersize=4, capsize=3
+        list(found), means, errors, label=short_name(series.name), color=colour, fmt="-o", markersize=4, capsize=3
     )
 
 
@@ -131,7 +134,7 @@ def _draw_names(axes: Axes, measured: Measured) -> None:
             axes.errorbar(
                 seeds.mean(), place, xerr=error, color=colour, fmt="o", markersize=5, linewidth=1.5, capsize=3
             )
-    axes.set_yticks(range(len(measured.scores)), [_short(name) for name in measured.scores])
+    axes.set_yticks(range(len(measured.scores)), [short_name(name) for name in measured.scores])
     axes.set_ylim(len(measured.scores) - 0.5, -0.5)
 
 
@@ -154,7 +157,7 @@ def _draw_baselines(axes: Axes, measured: Measured, series: Sequence[Series], ro
             ends = [(names.index(name) - 0.4, names.index(name) + 0.4, math.nan) for name in row.variants]
             axes.plot([value] * 3 * len(ends), [end for pair in ends for end in pair], **drawn)
     if rows or any(one.name for one in series):
-        add_names(axes, below=True)
+        add_names(axes)
 
 
 def _mark_values(axes: Axes, values: Sequence[float]) -> None:
@@ -176,10 +179,6 @@ def _unit(measured: Measured) -> float:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(name: str) -> str:
-    return _plain(name if len(name) <= _LONG else f"{name[: _LONG - 1]}…")
 
 
 def _plain(text: str) -> str:

@@ -269,10 +269,22 @@ def _cell(one: Measured, spread: Spread, best: float | None, *, fixed: bool = Fa
         return NONE
     text, values = written(one, spread.mean), set(spread.values.values())
     if len(spread.values) > 1 and not (fixed and len(values) == 1):
-        text += f"{_NARROW}±{_NARROW}{written(one, spread.deviation)}"
+        text = _with_deviation(one, spread)
     if len(spread.values) < spread.runs:
         text += f" ({len(spread.values)} of {spread.runs})"
     return Best(text) if spread.mean == best else text
+
+
+def _with_deviation(one: Measured, spread: Spread) -> str:
+    """Return a mean and its deviation, both to the deviation's first two digits, unless that is next to nothing."""
+    mean, deviation = (100 * value if is_share(one.metric) else value for value in (spread.mean, spread.deviation))
+    digits = f"{deviation:.1e}"  # rounded first: 0.0996 has the digits of 0.10
+    decimals = max(0, 1 - int(digits.partition("e")[2]))
+    if deviation < 1e-4 * abs(mean):
+        texts = written(one, spread.mean), written(one, spread.deviation)
+    else:
+        texts = f"{mean:.{decimals}f}", f"{deviation:.{decimals}f}"
+    return f"{_NARROW}±{_NARROW}".join(texts)
 
 
 def _short(keys: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,8 @@ def training_section(runs: Mapping[str, Lines], folder: Path) -> Section:
         folder: Where the curves go as pictures for use elsewhere: curves.png, evaluations.png, others.png.
     """
     found = panels(runs)
-    drawn = dict(_galleries({"curves": found.training, "evaluations": found.evaluation, "others": found.other}, folder))
+    groups = {"curves": found.training, "evaluations": found.evaluation, "others": found.other}
+    drawn = dict(_galleries(groups, folder, list(runs) if len(runs) > 1 else []))
     key: list[Block] = [legend(list(runs))] if len(runs) > 1 else []
     blocks: list[Block] = ["What was logged, against the number of updates.", *key]
     blocks += [drawn["curves"]] if "curves" in drawn else []
@@ -35,11 +36,14 @@ def legend(names: Sequence[str]) -> Legend:
     return Legend([(name, colour_of(i)) for i, name in enumerate(names)])
 
 
-def _galleries(named: Mapping[str, Sequence[Panel]], folder: Path) -> Iterator[tuple[str, Gallery]]:
+def _galleries(
+    named: Mapping[str, Sequence[Panel]], folder: Path, runs: Sequence[str]
+) -> Iterator[tuple[str, Gallery]]:
+    """Give galleries, of several runs with their names on the page and below the sheets, not in each panel."""
     for name, some in named.items():
         if some:
-            pictures = [draw_panel(panel) for panel in some]
-            sheet(pictures).save(folder / f"{name}.png", optimize=True)
+            pictures = [draw_panel(panel, named=not runs) for panel in some]
+            sheet(pictures, runs).save(folder / f"{name}.png", optimize=True)
             captions = [f"{panel.title}, against the number of updates" for panel in some]
             yield name, Gallery([Figure("", image, text) for image, text in zip(pictures, captions, strict=True)])
 

@@ -7,8 +7,10 @@ DoRA paper. `ssljax sweep FILE --workdir DIR` launches it, and `ssljax report DI
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from ssljax.errors import InputError
 
 
 class Variant(NamedTuple):
@@ -50,7 +52,13 @@ def grid(**values: Sequence[Any]) -> list[Variant]:
     """Return a variant for each combination of values by dotted key, named by the keys' last parts and the values.
 
     Keys have dots: grid(**{"objective.objects": (3, 1, 2), "objective.sinkhorn": (True, False)}).
+
+    Raises:
+        InputError: What is given for a key is no list of values.
     """
+    for key, several in values.items():
+        if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
+            raise InputError(f"grid has {several!r} for {key}; give a tuple of values, such as ({several!r},).")
     return [
         Variant(",".join(f"{key.rpartition('.')[2]}={value}" for key, value in given.items()), given)
         for given in (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from ssljax import build, configuration, limits, mesh, step
 from ssljax.data import loader
 from ssljax.errors import InputError
+from ssljax.evaluate.knn import NEIGHBOURS
 from ssljax.export import initial
 from ssljax.objectives.base import Objective
 from ssljax.sweep.read import Run
@@ -69,9 +71,15 @@ def _check(config: ConfigDict, metrics: Collection[str]) -> set[str]:
     loader.check(data, config.batch_size, config.loader.workers)
     if hasattr(data, "close"):
         data.close()
-    prefixes = tuple(f"{name}_" for name in ("pck", *config.evaluate))  # "pck_image" is of correspondence
-    judged = {name for name in metrics if name.startswith(prefixes)}
+    patterns = [pattern for name in config.evaluate.protocols for pattern in _reported(name)]
+    judged = {name for name in metrics if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
     return judged if judged == set(metrics) else judged | _trained(config, update, objective, optimizer, devices)
+
+
+def _reported(protocol: str) -> Sequence[str]:
+    """Return patterns of the metrics of a protocol; one of the user's own package may report anything."""
+    known = {"knn": [f"knn_{k}" for k in NEIGHBOURS], "linear": ["linear"], "correspondence": ["pck_*"]}
+    return known.get(protocol, ["*" if "." in protocol else f"{protocol}_*"])
 
 
 def _trained(

@@ -15,6 +15,7 @@ from ssljax import configuration
 from ssljax.errors import STOPPED, InputError
 from ssljax.sweep import folder as folders
 from ssljax.sweep.executors import Local, Slot, Slurm, slots
+from ssljax.sweep.fields import check_differences, plain_of
 from ssljax.sweep.job import Job
 from ssljax.sweep.launch import Launcher
 from ssljax.sweep.progress import Progress
@@ -50,6 +51,8 @@ def run(
         raise InputError("--slurm is of --executor slurm; give that, too.")
     sweep = read_sweep(location, budget)
     runs = expand(location, sweep, overrides, only=only, seeds=seeds)
+    whole = {run.variant: (run.location, plain_of(run.config)) for run in runs}
+    check_differences(location, whole, "" if only else sweep.varies)
     if dry_run:
         from ssljax.sweep.dry import tell
 
@@ -130,7 +133,6 @@ def _job(workdir: Path, run: Run, protocols: dict[str, Any], updates: int, place
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str((workdir / ".cache").absolute())
     environment: dict[str, str | None] = {
         "JAX_COMPILATION_CACHE_DIR": cache,
-        "TQDM_MININTERVAL": os.environ.get("TQDM_MININTERVAL", "10"),  # seconds between bars in log.txt
         "WANDB_RUN_ID": _wandb_id(f"{workdir.absolute().name}-{run.variant}-seed-{run.seed}"),
     }
     place = places[slot] if places else Slot((), {})

@@ -16,10 +16,10 @@ from ssljax.sweep.read import Run
 def tell(
     location: str, budget: str, runs: Sequence[Run], workdir: Path, topology: str | None, metrics: Sequence[str]
 ) -> None:
-    """Print the runs and how they stand, with a topology what each variant needs there, and check all; write nothing.
+    """Check all, and print the runs and how they stand, with a topology what each variant needs there; write nothing.
 
     Raises:
-        InputError: What could not be launched, after all that could be said.
+        InputError: What could not be launched; with a topology, after what could be planned nevertheless.
     """
     if topology is not None:
         from ssljax.plan import topology as topologies
@@ -32,7 +32,15 @@ def tell(
     from ssljax.sweep.check import check_variants, one_each, protocols
     from ssljax.sweep.command import is_complete
 
-    variants = list(one_each(runs))
+    variants, wrong = list(one_each(runs)), None
+    try:
+        for run in runs:
+            folders.check_config(workdir / run.name, configuration.plain(run.config))
+        check_variants(location, runs, metrics)
+    except InputError as error:
+        if topology is None:
+            raise
+        wrong = error
     print(f"{location} ({budget}): {len(variants)} variants, {len(runs)} runs")
     left = {run.variant: 0 for run in variants}
     for run in runs:
@@ -43,12 +51,12 @@ def tell(
             state = folders.WAITING  # more is asked of it now
         left[run.variant] += state != folders.FINISHED
         differs = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.differs.items())
-        print(f"  {state:9}{run.name}: {run.location}{f' with {differs}' if differs else ''}")
+        if wrong is None:  # else the list would hide it
+            print(f"  {state:9}{run.name}: {run.location}{f' with {differs}' if differs else ''}")
     if topology is not None:
         _plan(variants, left, topology)
-    for run in runs:
-        folders.check_config(workdir / run.name, configuration.plain(run.config))
-    check_variants(location, runs, metrics)
+    if wrong is not None:
+        raise wrong
     print("All configs and their data can be used.")
 
 

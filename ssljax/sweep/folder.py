@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ssljax import configuration
+from ssljax import configuration, lock
 from ssljax.errors import InputError
 from ssljax.sweep import Sweep
 from ssljax.sweep.read import Run
@@ -127,29 +126,9 @@ def fail(folder: Path, error: str, code: int) -> None:
     (folder / BEGUN).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def held(folder: Path, patience: float = 0) -> Iterator[int | None]:
-    """Hold a run's lock; give its descriptor, which a child may inherit and holds then too, or None if another has it.
-
-    The kernel lets go of it when the last process that has it ends, however that ends. Who means to keep it waits some
-    seconds, since others hold it for a moment to see whether it is free.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, end = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), time.monotonic() + patience
-    try:
-        while not (free := _take(descriptor)) and time.monotonic() < end:
-            time.sleep(0.05)
-        yield descriptor if free else None
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def held(folder: Path, patience: float = 0) -> AbstractContextManager[int | None]:
+    """Hold a run's lock, that of its job; see `lock.held`."""
+    return lock.held(folder / ".lock", patience)
 
 
 def tell_holder(descriptor: int, slot: int, *processes: int) -> None:

@@ -108,14 +108,22 @@ def _work(job: Job, commands: _Commands) -> str:
         return "stopped"
     if code == STOPPED:
         _fail(job, code, "Somebody stopped the run before its end; the same command continues it.")
+    elif code < 0:
+        _fail(job, code, _killed(job, signal.Signals(-code)))
     else:
         _fail(job, code, folders.last_sentence(job.folder) or f"ended with {code} and printed nothing")
     return folders.FAILED
 
 
 def _fail(job: Job, code: int, sentence: str) -> None:
-    killed = f" (killed by {signal.Signals(-code).name})" if code < 0 else ""
-    folders.fail(job.folder, sentence + killed, code)
+    folders.fail(job.folder, sentence, code)
+
+
+def _killed(job: Job, number: signal.Signals) -> str:
+    """Return how far a run came that a signal ended, which says nothing itself."""
+    done, _ = folders.updates_done(job.folder)
+    where = f"after {done} of {job.updates} updates" if done < job.updates else f"after its {job.updates} updates"
+    return f"killed by {number.name} {where}" + " (out of memory?)" * (number == signal.SIGKILL)
 
 
 class _Commands:

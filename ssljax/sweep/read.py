@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,9 @@ from ml_collections import ConfigDict
 
 from ssljax import configuration
 from ssljax.errors import InputError
+from ssljax.overrides import kind_of, near, section_of
 from ssljax.sweep import Sweep, Variant
+from ssljax.sweep.fields import call_file, check_fields
 
 FOLDER = "configs/ablations"
 
@@ -49,22 +50,16 @@ def read_sweep(location: str, budget: str) -> Sweep:
     Raises:
         InputError: There is none, or it cannot be a sweep.
     """
-    module = configuration.find_module(location, FOLDER, f"{location}: no such file, packaged ablation or module")
+    missing = f"{location}: no such file, packaged ablation or module"
+    path = configuration.find_path(location, FOLDER, missing)
+    file = None if path is None else str(path)
+    module = call_file(location, file, configuration.find_module, location, FOLDER, missing)
     if not hasattr(module, "sweep"):
         raise InputError(f"{location} has no sweep(budget), which must return a ssljax.sweep.Sweep.")
-    sweep = module.sweep(budget)
+    sweep = call_file(location, file or module.__file__, module.sweep, budget)
     if not isinstance(sweep, Sweep):
         raise InputError(f"sweep() of {location} returns {type(sweep).__name__}; it must return a ssljax.sweep.Sweep.")
-    names = [variant.name for variant in sweep.variants]
-    if not names:
-        raise InputError(f"{location} has no variants; give at least one.")
-    for name in names:
-        _check_name(location, name)
-        if names.count(name) > 1:
-            raise InputError(f"{location} has {names.count(name)} variants named {name!r}; give each its own name.")
-    seeds = list(sweep.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or any(not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise InputError(f"{location} has the seeds {seeds}; give different whole numbers from 0 on.")
+    check_fields(location, sweep)
     return sweep
 
 
@@ -95,19 +90,6 @@ def expand(
         if not only or variant.name in only
         for seed in _seeds(sweep, seeds)
     ]
-
-
-def _check_name(location: str, name: str) -> None:
-    """Raise InputError where a name can be no folder's."""
-    if (
-        not re.fullmatch(r"[^/\s.-][^/\t\n\r]{0,199}", name)
-        or not name.isprintable()
-        or name in ("report", "sweep.json")
-    ):
-        raise InputError(
-            f"{location} has a variant named {name!r}, which is to name its folder: give up to 200 characters with no "
-            "slash that begin with no full stop, hyphen or space; report and sweep.json are taken."
-        )
 
 
 def _check_overrides(location: str, sweep: Sweep, overrides: Sequence[str]) -> None:
@@ -160,35 +142,38 @@ def _set(config: ConfigDict, overrides: Mapping[str, Any], whose: str) -> dict[s
     """Set values by dotted key, and return them as they are then."""
     given = {}
     for key, value in overrides.items():
-        before, (section, last) = _value(config, key), _section(config, key)
+        before, (section, last) = _value(config, key), section_of(config, key)
         if key == "seed" or before is _MISSING:
-            why = "the seeds are Sweep.seeds" if key == "seed" else "the config has no such key"
+            unknown = f"the config has no such key{near(config, key)}"
+            why = "the seeds are Sweep.seeds" if key == "seed" else unknown
             raise InputError(f"{whose}: {key} cannot be set, since {why}.")
-        value = value(before) if callable(value) else value
+        value = _called(value, before, f"{whose}: {key}") if callable(value) else value
         try:
             # a copy: the file has one object for all variants and seeds
             section[last] = copy.deepcopy(ConfigDict(value) if isinstance(value, Mapping) else value)
         except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{whose}: {key} cannot be {value!r} ({reason}).") from error
+            kind = kind_of(section, last)
+            raise InputError(f"{whose}: {key} is {value!r}; give {kind}.") from error
         given[key] = section[last]
     return given
+
+
+def _called(function: Callable[[Any], Any], before: Any, what: str) -> Any:
+    """Return what a function of a sweep's file makes of the value that was there."""
+    try:
+        return function(before)
+    except Exception as error:
+        raise InputError(
+            f"{what} is a function that cannot be called with the value that was there, {before!r} "
+            f"({type(error).__name__}: {' '.join(str(error).split())})."
+        ) from error
 
 
 _MISSING = object()
 
 
-def _section(config: ConfigDict, key: str) -> tuple[Any, str]:
-    """Return what holds a dotted key, None if nothing does, and the key's last part."""
-    *path, last = key.split(".")
-    section: Any = config
-    for part in path:
-        section = section[part] if isinstance(section, ConfigDict) and part in section else None
-    return section, last
-
-
 def _value(config: ConfigDict, key: str) -> Any:
-    section, last = _section(config, key)
+    section, last = section_of(config, key)
     return section[last] if isinstance(section, ConfigDict) and last in section else _MISSING
 
 

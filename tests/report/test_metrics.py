@@ -85,6 +85,9 @@ def test_a_panel_shows_its_curves_and_a_sheet_all_panels():
     picture = draw_panel(panel)
     assert np.asarray(picture.convert("RGB")).min() < 100
     assert sheet([picture] * 4).size == (3 * picture.width, 2 * picture.height)
+    named = sheet([draw_panel(panel, named=False)] * 4, ["one", "two"])
+    assert named.width == 3 * picture.width and named.height > 2 * picture.height
+    assert np.asarray(named)[2 * picture.height :].min() < 100  # the names, which are not in the panels
 
 
 @pytest.mark.parametrize("text", [None, "", "not json\n", '["a list"]\n', '{"loss": 1}\n', b"\xff\xfe"])

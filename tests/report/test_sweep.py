@@ -50,7 +50,7 @@ def test_the_page_holds_table_plots_curves_and_how_it_was_made(page, folder):
         "need not differ at another",
         "temperature=0.2/seed-1 failed at update 2, and is not in the table: ssljax: <no> video.",
         "Not finished, and not in the table: temperature=0.5/seed-2 (2 of 2 updates).",
-        "32.33\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.53",
+        "32.3\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.5",
         "random initialisation",
         "The key that differs",
         "objective.temperature",

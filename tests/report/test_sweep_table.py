@@ -1,6 +1,8 @@
 """Means, deviations and least significant differences of a sweep against SciPy and the statistics module."""
 
+import json
 import math
+import re
 import statistics
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from scipy import stats
 from swept import write_json, write_run, write_sweep_folder
 
+from ssljax.cli import main
 from ssljax.errors import InputError
 from ssljax.report.page import Best
 from ssljax.report.sweep_folder import is_sweep, read_sweep, score
@@ -44,7 +47,7 @@ def test_means_and_deviations_are_those_of_the_statistics_module(tmp_path):
         assert measured.scores[variant].mean == pytest.approx(statistics.mean(values), rel=1e-12)
         assert measured.scores[variant].deviation == pytest.approx(statistics.stdev(values), rel=1e-12)
     rows = table_of(sweep)
-    assert rows["a_b"]["k-NN 20 (%) ↑"] == "41.67 ± 2.08"
+    assert rows["a_b"]["k-NN 20 (%) ↑"] == "41.7 ± 2.1"
     assert isinstance(rows["50%"]["k-NN 20 (%) ↑"], Best)
     assert not isinstance(rows["full"]["k-NN 20 (%) ↑"], Best)
 
@@ -102,9 +105,9 @@ def test_less_is_better_where_it_is_and_what_training_logs_has_no_best(tmp_path)
     values = {"a": [0.9, 0.8, 0.7], "b": [0.5, 0.4, 0.3]}
     sweep = swept(tmp_path, values, metrics=("tracks_overlap", "loss"))
     rows = table_of(sweep)
-    assert rows["b"]["tracks overlap ↓"] == "0.4000 ± 0.1000"
+    assert rows["b"]["tracks overlap ↓"] == "0.40 ± 0.10"
     assert [isinstance(rows[name]["tracks overlap ↓"], Best) for name in "ab"] == [False, True]
-    assert rows["a"]["loss"] == "1.600 ± 0.100"
+    assert rows["a"]["loss"] == "1.60 ± 0.10"
     assert not isinstance(rows["a"]["loss"], Best)
     assert rows["random initialisation"]["loss"] == "–"
 
@@ -121,7 +124,7 @@ def test_runs_that_failed_or_never_ended_are_named_and_do_not_count(tmp_path):
         "Not started, and not in the table: b/seed-1.",
     ]
     rows = table_of(sweep)
-    assert (rows["a"]["k-NN 20 (%) ↑"], rows["a"]["seeds"]) == ("55.00 ± 7.07", "2 of 3")
+    assert (rows["a"]["k-NN 20 (%) ↑"], rows["a"]["seeds"]) == ("55.0 ± 7.1", "2 of 3")
     assert (rows["b"]["k-NN 20 (%) ↑"], rows["b"]["seeds"]) == ("10.00", "1 of 3")
 
 
@@ -136,7 +139,7 @@ def test_a_variant_without_a_finished_run_keeps_its_row(tmp_path):
 def test_what_is_no_number_is_named_and_does_not_count(tmp_path):
     sweep = swept(tmp_path, {"a": [0.5, math.nan, 0.7], "b": [math.inf, math.nan, math.nan]}, metrics=("knn_20", "kl"))
     rows = table_of(sweep)
-    assert rows["a"]["k-NN 20 (%) ↑"] == "60.00 ± 14.14 (2 of 3)"
+    assert rows["a"]["k-NN 20 (%) ↑"] == "60 ± 14 (2 of 3)"
     assert rows["b"]["k-NN 20 (%) ↑"] == "–"
     said = list(absent(sweep))
     assert said[0].startswith("knn_20 is no finite number")
@@ -147,7 +150,7 @@ def test_what_is_no_number_is_named_and_does_not_count(tmp_path):
 def test_baselines_that_variants_share_are_one_row(tmp_path):
     folder = write_sweep_folder(tmp_path, {"a": [0.5, 0.6, 0.7], "b": [0.21, 0.2, 0.19]})
     rows = table_of(read_sweep(folder))
-    assert rows["random initialisation"]["k-NN 20 (%) ↑"] == "21.00 ± 1.00"  # 0.20, 0.21 and 0.22
+    assert rows["random initialisation"]["k-NN 20 (%) ↑"] == "21.0 ± 1.0"  # 0.20, 0.21 and 0.22
     assert rows["pixels"]["k-NN 20 (%) ↑"] == "25.00"
     sweep = read_sweep(folder)
     said = list(not_better([measure(sweep, "knn_20")], baselines(sweep)))
@@ -215,15 +218,58 @@ def test_numbers_of_a_column_have_the_same_decimals(tmp_path):
     assert written(measured, math.nan) == "–"
 
 
-def test_damaged_folders_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("finished.json", "{", r"finished\.json cannot be read"),
+        ("finished.json", '{"updates": "x", "seconds": null}', r"finished\.json is damaged: updates is 'x'"),
+        ("finished.json", '{"updates": 2, "seconds": "x"}', r"finished\.json is damaged: seconds is 'x'"),
+        ("metrics.jsonl", '{"step": "a", "loss": 1.0}\n', r"metrics\.jsonl, line 1, holds no metrics"),
+        ("metrics.jsonl", '{"step": 1, "loss": "x"}\n', r"metrics\.jsonl, line 1, holds no metrics"),
+        ("metrics.jsonl", "", r"metrics\.jsonl is missing or empty, though the run has finished"),
+        ("starts.jsonl", "[]\n", r"starts\.jsonl, line 1, is no record of a start"),
+        ("starts.jsonl", '{"step": 0, "time": "noon"}\n', r"starts\.jsonl, line 1: time is 'noon'"),
+        ("config.json", '{"batch_size": "x"}', r"config\.json is damaged: batch_size is 'x'"),
+        ("evaluate/knn.json", "{}", r"knn\.json is no file of results"),
+    ],
+)
+def test_a_damaged_file_is_named_and_its_run_left_out(tmp_path, capsys, name, text, message):
+    folder = write_sweep_folder(tmp_path, {"a": [0.5, 0.7], "b": [0.6]})
+    (folder / "a/seed-1" / name).write_text(text)
+    sweep = read_sweep(folder)
+    assert [member.state for member in sweep.members] == ["finished", "damaged", "finished"]
+    (said,) = absent(sweep)
+    assert re.match(f"a/seed-1 cannot be read, and is not in the table: .*{message}", said)
+    assert table_of(sweep)["a"]["seeds"] == "1 of 2"
+
+
+def test_the_page_of_a_sweep_with_a_damaged_run_has_the_rest(tmp_path, capsys):
+    folder = write_sweep_folder(tmp_path, {"a": [0.5, 0.7], "b": [0.6]})
+    (folder / "a/seed-1/finished.json").write_text("{")
+    assert main(["report", str(folder)]) == 0
+    assert "ssljax: a/seed-1 is left out: " in capsys.readouterr().err
+    assert "a/seed-1 cannot be read, and is not in the table" in (folder / "report" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.pop("budget"), "budget is missing"),
+        (lambda record: record.update(metrics="loss"), "metrics is 'loss'"),
+        (lambda record: record.update(metrics=[1]), r"metrics is \[1\]"),
+        (lambda record: record.update(runs=[3]), r"runs\[0\]\.variant is missing"),
+        (lambda record: record["runs"][0].update(folder="../../etc"), r"runs\[0\]\.folder is '\.\./\.\./etc'"),
+        (lambda record: record["runs"][0].update(folder="/etc"), r"runs\[0\]\.folder is '/etc'"),
+        (lambda record: record["runs"][0].update(seed="x"), r"runs\[0\]\.seed is 'x'"),
+    ],
+)
+def test_a_damaged_record_of_a_sweep_is_refused_by_its_key(tmp_path, change, message):
     assert not is_sweep(tmp_path)
     folder = write_sweep_folder(tmp_path, {"a": [0.5]})
-    (folder / "a/seed-0/finished.json").write_text("{")
-    with pytest.raises(InputError, match="finished.json cannot be read"):
-        read_sweep(folder)
-    (folder / "a/seed-0/finished.json").unlink()
-    write_json(folder / "sweep.json", {"file": "x"})
-    with pytest.raises(InputError, match="is no record of a sweep .'budget' is missing"):
+    record = json.loads((folder / "sweep.json").read_text())
+    change(record)
+    write_json(folder / "sweep.json", record)
+    with pytest.raises(InputError, match=rf"sweep\.json is damaged: {message}"):
         read_sweep(folder)
     write_json(folder / "sweep.json", [])
     with pytest.raises(InputError, match="holds no object"):

@@ -27,6 +27,8 @@ if mode == "bad":
 if mode == "with its job":
     os.kill(os.getppid(), signal.SIGKILL)
 if mode in ("killed", "with its job"):
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "loss": 1.0}) + "\\n")
+    print("29%|##9       | 2/3 [00:01<00:01]", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGKILL)
 while mode == "long" and not (folder.parent.parent / "go").exists():
     time.sleep(0.05)

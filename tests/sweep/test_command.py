@@ -68,7 +68,7 @@ def test_a_run_that_fails_stops_no_other_and_nothing_is_done_twice(file, tmp_pat
     results = json.loads((run / "evaluate" / "health.json").read_text())
     assert set(results["results"]) == {"trained", "random initialisation", "pixels"} and results["step"] == 4
     assert int(build.restore(run).state.step) == 4
-    assert "4/4" in (run / "log.txt").read_text()
+    assert "\n4 of 4 updates in " in (run / "log.txt").read_text()
 
     files = [run / "finished.json", run / "evaluate" / "health.json", run / "metrics.jsonl", run / "log.txt"]
     before = [path.stat().st_mtime_ns for path in files], len(lines(run / "starts.jsonl"))
@@ -117,9 +117,11 @@ def test_what_cannot_run_is_told_before_anything_is_launched(file, tmp_path, cap
     assert "--topology says for what --dry-run plans" in told(capsys, *sweep, "--topology", "cpu:1")
     assert "varies objective.objects" in told(capsys, *sweep, "--config.objective.objects=2")
     text = Path(file).read_text()
-    Path(file).write_text(text.replace('("health_rankme",)', '("health_rankme", "loss", "knn_20", "rankme")'))
+    Path(file).write_text(
+        text.replace('("health_rankme",)', '("health_rankme", "loss", "knn_20", "rankme", "health-rankme")')
+    )
     error = told(capsys, *sweep[:4], "--config.optimizer.learning_rate.warmup_epochs=0")
-    assert "has the metrics rankme, which no protocol and no variant's training reports" in error
+    assert "has the metrics health-rankme, knn_20, rankme, which no protocol and no variant's training reports" in error
     assert not (tmp_path / "all").exists()
 
 

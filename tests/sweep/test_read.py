@@ -7,6 +7,7 @@ import pytest
 from ssljax import configuration
 from ssljax.errors import InputError
 from ssljax.sweep import Sweep, Variant, grid
+from ssljax.sweep.fields import check_differences
 from ssljax.sweep.read import expand, read_sweep
 
 SMOKE = "configs/dora.py:smoke"
@@ -90,11 +91,29 @@ def test_another_config_and_names_and_seeds():
 @pytest.mark.parametrize(
     ("variants", "given", "message"),
     [
-        ([Variant("b", {"objective.objcts": 3})], {}, r"file\.py, variant b: objective\.objcts .* no such key"),
+        (
+            [Variant("b", {"objective.objcts": 3})],
+            {},
+            r"file\.py, variant b: objective\.objcts .* no such key \(did you mean objective\.objects\?\)\.$",
+        ),
+        ([Variant("b", {"zzz": 3})], {}, r"variant b: zzz cannot be set, since the config has no such key\.$"),
+        ([Variant("b", {"batch_size": 0.5})], {}, r"variant b: batch_size is 0\.5; give a whole number\.$"),
+        ([Variant("b", {"data": 3})], {}, r"variant b: data is 3; give a section\.$"),
+        ([Variant("b", {"data.scale": 3})], {}, r"variant b: data\.scale is 3; give a list\.$"),
         ([Variant("b", {"objctive.objects": 3})], {}, r"file\.py, variant b: objctive\.objects .* no such key"),
-        ([Variant("b", {"objective.objects": "many"})], {}, r"variant b: objective\.objects cannot be 'many'"),
+        (
+            [Variant("b", {"objective.objects": "many"})],
+            {},
+            r"variant b: objective\.objects is 'many'; give a whole number",
+        ),
         ([Variant("b")], {"overrides": {"epoch": 1}}, r"variant b: epoch .* no such key"),
         ([Variant("b", {"seed": 3})], {}, r"variant b: seed .* Sweep\.seeds"),
+        (
+            [Variant("b", {"epochs": lambda: 3})],
+            {},
+            r"variant b: epochs is a function that .* 1 \(TypeError: .* takes 0",
+        ),
+        ([Variant("b", {"epochs": lambda n: n / 0})], {}, r"variant b: epochs is a function .*\(ZeroDivisionError"),
         ([Variant("b", config="configs/nothing.py")], {}, r"variant b: .*nothing\.py: no such file"),
     ],
 )
@@ -124,7 +143,7 @@ def test_an_unknown_name_is_told():
 
 def write(folder, body):
     path = folder / "mine.py"
-    path.write_text(f"from ssljax.sweep import Sweep, Variant\ndef sweep(budget='laptop'):\n    {body}\n")
+    path.write_text(f"from ssljax.sweep import Sweep, Variant, grid\ndef sweep(budget='laptop'):\n    {body}\n")
     return str(path)
 
 
@@ -136,13 +155,55 @@ def write(folder, body):
         ("return [Variant('a')]", "returns list"),
         ("return Sweep('x', [Variant('a')], seeds=(1, 1))", r"seeds \[1, 1\]"),
         ("return Sweep('x', [Variant('a')], seeds=(-1,))", r"seeds \[-1\]"),
-        *((f"return Sweep('x', [Variant({name!r})])", "named") for name in ("", "a/b", ".a", "report", "a\nb", " a")),
+        *(
+            (f"return Sweep('x', [Variant({name!r})])", "named")
+            for name in ("", "a/b", ".a", "report", "a\nb", " a", "ä" * 128)
+        ),
+        ("return Sweep('x', [Variant('a'), Variant('A')])", "variants named .*'a', 'A'.*, the same folder on some"),
+        *(
+            (f"return Sweep('x', {variants})", message)
+            for variants, message in {
+                "['a']": r"Sweep\.variants\[0\] is 'a'; give a ssljax.sweep.Variant",
+                "{'a': {}}": r"Sweep\.variants is .*; give a list of",
+                "Variant('a')": r"Sweep\.variants is Variant.*; give a list of",
+                "None": r"Sweep\.variants is None; give a list of",
+                "[Variant(3)]": r"Sweep\.variants\[0\] has the name 3; give text",
+                "[Variant('a', None)]": r"the overrides of variant a are None; give values by dotted key",
+                "[Variant('a', [('epochs', 1)])]": r"the overrides of variant a are \[.*; give values by dotted key",
+                "[Variant('a', config=3)]": r"the config of variant a is 3; give FILE",
+                "[Variant('a')], [3]": r"Sweep\.overrides are \[3\]; give values by dotted key",
+                "[Variant('a')], seeds=3": r"Sweep\.seeds is 3; give a list",
+                "[Variant('a')], seeds=(True,)": r"Sweep\.seeds is \(True,\); give a list",
+                "[Variant('a')], metrics=(1,)": r"Sweep\.metrics is \(1,\); give a list of names",
+                "[Variant('a')], metrics='loss'": r"Sweep\.metrics is 'loss'; give a list of names",
+                "[Variant('a')], varies=3": r"Sweep\.varies is 3; give a dotted key",
+                "grid(**{'objective.masks': 'tracked'})": r"grid has 'tracked' for objective\.masks; give a tuple",
+                "[1 / 0]": "line 3: ZeroDivisionError: division by zero",
+            }.items()
+        ),
+        ("return Sweep(None, [Variant('a')])", r"Sweep\.config is None; give a config as FILE"),
+        ("return 1\nimport nothing_there", "line 4: ModuleNotFoundError: No module named"),
         ("return (", "is not Python"),
     ],
 )
 def test_what_is_no_sweep(tmp_path, body, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as refused:
         read_sweep(write(tmp_path, body), "laptop")
+    assert str(tmp_path / "mine.py") in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("configs", "varies", "message"),
+    [
+        ({"a": ("x", {"k": 1}), "b": ("x", {"k": 1})}, "", "variants a and b are the same config; leave one"),
+        ({"a": ("x", {"k": 1}), "b": ("y", {"k": 1})}, "k", "varies is 'k', which is 1 in all variants"),
+        ({"a": ("x", {"k": 1}), "b": ("x", {"k": 2})}, "k.l", "varies is 'k.l', a key that no variant's config has"),
+    ],
+)
+def test_variants_that_are_alike(configs, varies, message):
+    with pytest.raises(InputError, match=message):
+        check_differences("mine.py", configs, varies)
+    check_differences("mine.py", {"a": ("x", {"k": 1}), "b": ("y", {"k": 1}), "c": ("x", {})}, "k")
 
 
 def test_a_file_is_found_as_configs_are(tmp_path, monkeypatch):
