@@ -231,15 +231,16 @@ class ViT(nnx.Module):
         )
         return jnp.concatenate([cls, patches])
 
-    def flops(self, patches: int) -> int:
+    def flops(self, patches: int, *, features_only: bool = False) -> int:
         """Return the floating-point operations of one sequence's forward pass, a multiplication and an addition as two.
 
         Counted are matrix products alone; training takes three times as many.
         """
         n, d = 1 + self.registers + patches, self.width
         mlp = self.blocks.mlp
-        linear = d * 3 * d + d * d + d * mlp.hidden * (3 if mlp.gated else 2)
-        return 2 * (patches * 3 * self.patch_size**2 * d + self.depth * n * (linear + 2 * n * d))
+        keys_and_values, row = 2 * d * d, 2 * d * d + d * mlp.hidden * (3 if mlp.gated else 2) + 2 * n * d
+        rows = self.depth * n - (n - 1 if features_only else 0)  # of all blocks; the last one may have CLS alone
+        return 2 * (patches * 3 * self.patch_size**2 * d + self.depth * n * keys_and_values + rows * row)
 
     def _embed(self, projected: Array, grid: tuple[int, int], keep: Array | None, mask: Array | None) -> Array:
         """Return the tokens [b, 1 + registers + m, d] that enter the first block."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ssljax import flops
 from ssljax.errors import InputError
 from ssljax.export.names import vit_from_torch
 from ssljax.models.attention import padded_length
@@ -129,6 +130,27 @@ def test_masked_projection_is_projection_of_masked_image():
     pixels = np.kron(mask, np.ones((1, 8, 8), np.float32))[..., None]
     masked = net(params, x, method="project") * mask.reshape(2, 16, 1)
     np.testing.assert_allclose(np.asarray(masked), np.asarray(net(params, x * pixels, method="project")), atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_features_alone_are_the_same_features(remat):
+    net = model(registers=2, drop_path=0.3, remat=remat)
+    params, keys = net.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 2)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def gradient(params, alone):
+        def loss(params):
+            out = net(params, images(), keys=keys, features_only=alone)
+            return jnp.sum(jnp.sin(3 * out.cls)), out
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    (of_all, whole), (of_one, alone) = gradient(params, False), gradient(params, True)
+    np.testing.assert_allclose(alone.cls, whole.cls, rtol=1e-5, atol=1e-6)
+    assert_trees_close(of_one, of_all, rtol=1e-4, atol=1e-5)
+    assert alone.patches.shape[1] == 0
+    counted = flops.total(flops.count(lambda params: net(params, images(), features_only=True).cls, params))
+    assert counted == 2 * net.abstract.flops(16, features_only=True)
 
 
 def test_drop_path_depends_on_keys_alone():

@@ -7,13 +7,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ssljax.errors import InputError
 from ssljax.models.heads import DINOHead
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT
-from ssljax.objectives.dora import DoRA, discover, object_masks, track
+from ssljax.objectives.dora import DoRA, discover, highest, object_masks, track
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dora_tracker.npz")
 
@@ -151,6 +152,54 @@ def test_a_clip_is_treated_alike_in_any_batch():
     np.testing.assert_allclose(whole, np.mean(parts), rtol=1e-6)
 
 
+@pytest.mark.parametrize("mask_mode", ["zero", "drop"])
+def test_chunks_change_neither_loss_nor_gradient(mask_mode):
+    clips, key, step = batch(2), jax.random.key(1), jnp.zeros((), jnp.int32)
+    params, state = make().init(jax.random.key(0))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(dora, params):
+        def loss(params):
+            out = dora.loss(params, state, clips, key, step)
+            return 3 * out.loss, out  # a factor, so that it must reach the gradient
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    whole = gradient(make(mask_mode=mask_mode), params)
+    parts = gradient(make(mask_mode=mask_mode, chunks=3), params)
+    assert optax.tree.norm(whole[0]) > 0.01
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-5, atol=1e-6), parts, whole)
+
+
+def test_dropping_keeps_the_highest_patches_of_each_map():
+    dora, clips, key = make(mask_mode="drop", kept_share=0.4), batch(2), jax.random.key(1)
+    params, state = dora.init(jax.random.key(0))
+    large, small, drop_keys = dora._views(clips, key)
+    teacher = jax.tree.map(lambda x: 30 * x, state["teacher"]["encoder"])  # maps that differ between patches
+    out = dora.encoder(teacher, large.reshape(-1, 16, 16, 3), probe=-1)
+    of_clips = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), out.probe)
+    refined = discover(
+        of_clips.cls_attention[:, 0],
+        of_clips.queries[:, 0],
+        out.patches.reshape(2, 3, 16, 24)[:, 0],
+        dora._heads(key, clips["position"]),
+        epsilon=0.05,
+        iterations=30,
+    )
+    maps = np.asarray(track(refined, of_clips.keys))
+    _, masks = dora.teach(teacher, large, clips["position"], key)
+    cls = dora.study(params["encoder"], large, masks, small, drop_keys)
+    for b, t, k in np.ndindex(2, 3, 3):
+        best = np.argsort(-maps[b, t, k], kind="stable")[:6]  # 0.4 of 16 patches, rounded
+        np.testing.assert_array_equal(np.flatnonzero(masks[b, t, k]), np.sort(best))
+        alone = dora.encoder(params["encoder"], large[b, t][None], keep=jnp.asarray(np.sort(best))[None]).cls[0]
+        np.testing.assert_allclose(cls[b, t, k], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_of_equal_scores_the_first_are_highest():
+    np.testing.assert_array_equal(highest(jnp.array([1.0, 2.0, 1.0, 1.0]), 2), [True, True, False, False])
+
+
 def test_heads_are_drawn_without_repetition_and_for_each_clip():
     dora = make()
     heads = np.asarray(dora._heads(jax.random.key(0), jnp.arange(50)))
@@ -167,6 +216,12 @@ def test_heads_are_drawn_without_repetition_and_for_each_clip():
         ({"objects": 0}, "objects is 0"),
         ({"masks": "magic"}, "tracked, attention, random, none"),
         ({"heads_per": "epoch"}, "heads_per"),
+        ({"mask_mode": "blur"}, "zero.*drop"),
+        ({"mask_mode": "drop", "masks": "none"}, "scores no patches"),
+        ({"kept_share": 0.0}, "kept_share is 0.0"),
+        ({"kept_share": 1.5}, "kept_share is 1.5"),
+        ({"chunks": 2}, "divisor of the 3 frames"),
+        ({"chunks": 0}, "divisor of the 3 frames"),
     ],
 )
 def test_bad_values_are_told(change, message):
