@@ -150,8 +150,9 @@ def table(location: str, result: dict[str, Any]) -> str:
         mfu, bytes_ = row["mfu"], row["peak_bytes"]
         cells = [f"{row['seconds']:.3f}", f"{row['cpu_seconds']:.2f}", f"{row['samples_per_second']:.2f}"]
         cells += ["" if mfu is None else f"{mfu:.1%}", f"{bytes_ / GIB:.2f}"]
-        names = ("compile_seconds", "first_step_seconds", "warm_first_step_seconds", "input_wait")
+        names = ("compile_seconds", "first_step_seconds", "warm_first_step_seconds")
         cells += ["" if row.get(name) is None else f"{row[name]:.1f}" for name in names]
+        cells += [f"{row['input_wait']:.3f}" if "input_wait" in row else ""]
         lines.append(f"{row['name']:>20} " + " ".join(f"{cell:>12}" for cell in cells))
     lines += _told(result)
     for name, ratio in result["ratios"].items():
