@@ -7,7 +7,8 @@ Ours is the very step of `ssljax train`, its last layer not frozen. Its batches 
 config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, with the interpreter
 that --torch names: `eager` and `compiled`, batched as well as the shapes allow (`autotuned`: compiled with
 "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released algorithm; `all`, and `uncompiled`.
-They are set beside "ssljax, views given": all of these get views that cost next to nothing.
+They are set beside "ssljax, views given": all of these get views that cost next to nothing. The baselines compute all
+rows of the last block, as is usual; ours, of which a loss asks for CLS alone, no others.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
 peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology
@@ -42,7 +43,7 @@ ASSUMED = {
     "": {"accumulate": 1},
     "encoder": {"name": "vit", "registers": 0, "layer_scale": None, "mlp": "gelu"},
     "optimizer": {"name": "adamw", "clip_by": "parameter"},
-    "objective": {"masks": "tracked", "sinkhorn": True, "threshold": "frame", "tracker_layer": -1},
+    "objective": {"masks": "tracked", "sinkhorn": True, "threshold": "frame", "tracker_layer": -1, "mask_mode": "zero"},
 }
 """What the baselines take for granted, by section, where a config says it."""
 GIB = 2**30

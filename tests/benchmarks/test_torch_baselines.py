@@ -86,7 +86,7 @@ def test_the_losses_of_four_updates_are_ours(name, baseline):
     update = step_torch.Update(objective, problem, "cpu", None)
     views = step_torch.batch_of(objective, problem, "cpu")
     draws = iter(drawn)
-    update.drawn = lambda: tuple(torch.from_numpy(one) for one in next(draws))
+    update.drawn = lambda: tuple(torch.tensor(one) for one in next(draws))
     found = [update(*views) for _ in drawn]
     assert found[0] != pytest.approx(found[-1], rel=1e-3)  # the updates do something
     np.testing.assert_allclose(found, expected, rtol=2e-5)
