@@ -51,15 +51,17 @@ GIB = 2**30
 
 def main() -> None:
     args, overrides = _arguments()
-    results = []
+    results, load = [], os.getloadavg()[0]
+    if load > 0.25 * (os.cpu_count() or 1):
+        print(f"a load of {load:.1f}: believe no times, PyTorch's least, whose threads wait for each other\n")
     try:
         for location in [args.config] if args.config else [f"benchmarks/small.py:{name}" for name in small.NAMES]:
             if args.topology:
                 result = compiled_ahead(location, overrides, args.topology)
             else:
                 result = measure(location, overrides, args.baselines, args.torch, args.rounds)
-            results.append({"config": location, "overrides": overrides} | result)
             print(result.pop("text"), end="\n\n", flush=True)
+            results.append({"config": location, "overrides": overrides, "load_before": load} | result)
     except (InputError, WorkerEnded) as error:
         sys.exit(f"benchmarks.step: {error}")
     if args.json:
