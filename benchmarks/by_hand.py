@@ -22,7 +22,8 @@ def dora(problem: dict[str, Any]) -> float:
     whole, part = patches(problem, "global_size"), patches(problem, "local_size") if crops else 0
     teacher = frames * (embedding(problem, whole) + encoder(problem, 1 + whole) + head(problem))
     embedded = frames * (embedding(problem, whole) + crops * embedding(problem, part))
-    student = frames * (objects * encoder(problem, 1 + whole) + crops * encoder(problem, 1 + part))
+    shown = whole if problem["mask_mode"] == "zero" else max(1, round(whole * problem["kept_share"]))
+    student = frames * (objects * encoder_of_cls(problem, 1 + shown) + crops * encoder_of_cls(problem, 1 + part))
     return teacher + 2 * embedded + 3 * (student + frames * (objects + crops) * head(problem))
 
 
@@ -30,9 +31,9 @@ def dino(problem: dict[str, Any]) -> float:
     """The teacher sees the two global crops, the student those and the local ones."""
     images, crops = problem["batch"], problem["locals"]
     whole, part = patches(problem, "global_size"), patches(problem, "local_size") if crops else 0
-    teacher = 2 * images * (embedding(problem, whole) + encoder(problem, 1 + whole) + head(problem))
+    teacher = 2 * images * (embedding(problem, whole) + encoder_of_cls(problem, 1 + whole) + head(problem))
     embedded = images * (2 * embedding(problem, whole) + crops * embedding(problem, part))
-    student = images * (2 * encoder(problem, 1 + whole) + crops * encoder(problem, 1 + part))
+    student = images * (2 * encoder_of_cls(problem, 1 + whole) + crops * encoder_of_cls(problem, 1 + part))
     return teacher + 2 * embedded + 3 * (student + images * (2 + crops) * head(problem))
 
 
@@ -51,7 +52,7 @@ def mae(problem: dict[str, Any]) -> float:
 def simclr(problem: dict[str, Any]) -> float:
     """Two views of each image are encoded and projected; each is compared with all, forwards and twice backwards."""
     views, whole = 2 * problem["batch"], patches(problem, "global_size")
-    seen = 2 * embedding(problem, whole) + 3 * encoder(problem, 1 + whole)
+    seen = 2 * embedding(problem, whole) + 3 * encoder_of_cls(problem, 1 + whole)
     return views * (seen + 3 * mlp(problem["encoder"]["width"], problem["projector"]))
 
 
@@ -59,7 +60,7 @@ def mocov3(problem: dict[str, Any]) -> float:
     """Both views go through both encoders with their projectors, the queries through a predictor, too."""
     views, whole = 2 * problem["batch"], patches(problem, "global_size")
     projector, predictor = problem["projector"], problem["predictor"]
-    through = encoder(problem, 1 + whole) + mlp(problem["encoder"]["width"], projector)
+    through = encoder_of_cls(problem, 1 + whole) + mlp(problem["encoder"]["width"], projector)
     student = 2 * embedding(problem, whole) + 3 * (through + mlp(projector["outputs"], predictor))
     return views * (student + embedding(problem, whole) + through)
 
@@ -78,6 +79,13 @@ def encoder(problem: dict[str, Any], tokens: int) -> float:
     """Return the operations of the forward pass of all blocks over one sequence."""
     sizes = problem["encoder"]
     return sizes["depth"] * block(tokens, sizes["width"], sizes["hidden"])
+
+
+def encoder_of_cls(problem: dict[str, Any], tokens: int) -> float:
+    """Return those where CLS alone leaves the last block, which needs the others for keys and values only."""
+    width, hidden = problem["encoder"]["width"], problem["encoder"]["hidden"]
+    left_out = 2 * (tokens - 1) * (2 * width**2 + 2 * tokens * width + 2 * width * hidden)
+    return encoder(problem, tokens) - left_out
 
 
 def block(tokens: int, width: int, hidden: int) -> float:

@@ -15,6 +15,8 @@ def counted(location, *overrides):
     ("location", "overrides"),
     [
         ("configs/dora.py", ["--config.batch_size=2"]),
+        ("configs/dora.py", ["--config.batch_size=2", "--config.objective.mask_mode=drop"]),
+        ("configs/dora.py", ["--config.batch_size=2", "--config.objective.chunks=4"]),
         ("configs/dino.py", ["--config.batch_size=2"]),
         ("configs/mae.py", ["--config.batch_size=2"]),
         ("configs/mae.py:video", ["--config.batch_size=2"]),
