@@ -1,8 +1,7 @@
 """The floating-point operations of an update, counted by hand: what a model FLOPs utilisation (MFU) is measured with.
 
 Counted are matrix products alone, a multiplication and an addition as two; a backward pass takes twice the forward one,
-but for the patch embedding, since pixels have no gradient. Where a loss asks for CLS alone, so much of the last block
-counts, whether or not somebody computes the rest. Left out is what is small: positions, masks, tracking.
+but for the patch embedding, since pixels have no gradient. Left out is what is small: positions, masks, tracking.
 """
 
 import itertools
@@ -23,9 +22,8 @@ def dora(problem: dict[str, Any]) -> float:
     whole, part = patches(problem, "global_size"), patches(problem, "local_size") if crops else 0
     teacher = frames * (embedding(problem, whole) + encoder(problem, 1 + whole) + head(problem))
     embedded = frames * (embedding(problem, whole) + crops * embedding(problem, part))
-    seen = max(1, round(whole * problem["kept_share"])) if problem["mask_mode"] == "drop" else whole
-    masked = objects * encoder(problem, 1 + seen, cls_only=True)
-    student = frames * (masked + crops * encoder(problem, 1 + part, cls_only=True))
+    shown = whole if problem["mask_mode"] == "zero" else max(1, round(whole * problem["kept_share"]))
+    student = frames * (objects * encoder_of_cls(problem, 1 + shown) + crops * encoder_of_cls(problem, 1 + part))
     return teacher + 2 * embedded + 3 * (student + frames * (objects + crops) * head(problem))
 
 
@@ -33,10 +31,10 @@ def dino(problem: dict[str, Any]) -> float:
     """The teacher sees the two global crops, the student those and the local ones."""
     images, crops = problem["batch"], problem["locals"]
     whole, part = patches(problem, "global_size"), patches(problem, "local_size") if crops else 0
-    teacher = 2 * images * (embedding(problem, whole) + encoder(problem, 1 + whole, cls_only=True) + head(problem))
+    teacher = 2 * images * (embedding(problem, whole) + encoder_of_cls(problem, 1 + whole) + head(problem))
     embedded = images * (2 * embedding(problem, whole) + crops * embedding(problem, part))
-    student = 2 * encoder(problem, 1 + whole, cls_only=True) + crops * encoder(problem, 1 + part, cls_only=True)
-    return teacher + 2 * embedded + 3 * images * (student + (2 + crops) * head(problem))
+    student = images * (2 * encoder_of_cls(problem, 1 + whole) + crops * encoder_of_cls(problem, 1 + part))
+    return teacher + 2 * embedded + 3 * (student + images * (2 + crops) * head(problem))
 
 
 def mae(problem: dict[str, Any]) -> float:
@@ -44,9 +42,9 @@ def mae(problem: dict[str, Any]) -> float:
     frames, whole = problem["frames"] or 1, patches(problem, "global_size")
     visible = int(whole * (1 - problem["mask_ratio"]) + 1e-6)
     width, decoder = problem["encoder"]["width"], problem["decoder"]
-    hidden, tokens = decoder["hidden"], frames * (1 + whole)
+    hidden = decoder["hidden"]
     ends = frames * (2 * (1 + visible) * width * hidden + 2 * whole * hidden * 3 * decoder["patch_size"] ** 2)
-    decoded = decoder["depth"] * block(tokens, hidden, int(hidden * decoder["mlp_ratio"]), rows=tokens)
+    decoded = decoder["depth"] * block(frames * (1 + whole), hidden, int(hidden * decoder["mlp_ratio"]))
     seen = 2 * frames * embedding(problem, whole) + 3 * frames * encoder(problem, 1 + visible)
     return problem["batch"] * (seen + 3 * (ends + decoded))
 
@@ -54,7 +52,7 @@ def mae(problem: dict[str, Any]) -> float:
 def simclr(problem: dict[str, Any]) -> float:
     """Two views of each image are encoded and projected; each is compared with all, forwards and twice backwards."""
     views, whole = 2 * problem["batch"], patches(problem, "global_size")
-    seen = 2 * embedding(problem, whole) + 3 * encoder(problem, 1 + whole, cls_only=True)
+    seen = 2 * embedding(problem, whole) + 3 * encoder_of_cls(problem, 1 + whole)
     return views * (seen + 3 * mlp(problem["encoder"]["width"], problem["projector"]))
 
 
@@ -62,7 +60,7 @@ def mocov3(problem: dict[str, Any]) -> float:
     """Both views go through both encoders with their projectors, the queries through a predictor, too."""
     views, whole = 2 * problem["batch"], patches(problem, "global_size")
     projector, predictor = problem["projector"], problem["predictor"]
-    through = encoder(problem, 1 + whole, cls_only=True) + mlp(problem["encoder"]["width"], projector)
+    through = encoder_of_cls(problem, 1 + whole) + mlp(problem["encoder"]["width"], projector)
     student = 2 * embedding(problem, whole) + 3 * (through + mlp(projector["outputs"], predictor))
     return views * (student + embedding(problem, whole) + through)
 
@@ -77,19 +75,22 @@ def embedding(problem: dict[str, Any], count: int) -> float:
     return 2 * count * 3 * problem["encoder"]["patch_size"] ** 2 * problem["encoder"]["width"]
 
 
-def encoder(problem: dict[str, Any], tokens: int, *, cls_only: bool = False) -> float:
-    """Return the operations of the forward pass of all blocks over one sequence; of the last, for CLS alone or all."""
-    width, hidden, depth = (problem["encoder"][name] for name in ("width", "hidden", "depth"))
-    last = block(tokens, width, hidden, rows=1 if cls_only else tokens)
-    return (depth - 1) * block(tokens, width, hidden, rows=tokens) + last
+def encoder(problem: dict[str, Any], tokens: int) -> float:
+    """Return the operations of the forward pass of all blocks over one sequence."""
+    sizes = problem["encoder"]
+    return sizes["depth"] * block(tokens, sizes["width"], sizes["hidden"])
 
 
-def block(tokens: int, width: int, hidden: int, *, rows: int) -> float:
-    """Return those of one block, of whose tokens some leave it.
+def encoder_of_cls(problem: dict[str, Any], tokens: int) -> float:
+    """Return those where CLS alone leaves the last block, which needs the others for keys and values only."""
+    width, hidden = problem["encoder"]["width"], problem["encoder"]["hidden"]
+    left_out = 2 * (tokens - 1) * (2 * width**2 + 2 * tokens * width + 2 * width * hidden)
+    return encoder(problem, tokens) - left_out
 
-    Keys and values are of all tokens, queries, the output, the MLP, and the pairs with all tokens, twice, of those.
-    """
-    return 2 * (tokens * 2 * width**2 + rows * (2 * width**2 + 2 * tokens * width + 2 * width * hidden))
+
+def block(tokens: int, width: int, hidden: int) -> float:
+    """Return those of one block: queries, keys, values and output; all pairs of tokens, twice; the MLP."""
+    return 2 * tokens * (4 * width**2 + 2 * tokens * width + 2 * width * hidden)
 
 
 def head(problem: dict[str, Any]) -> float:

@@ -91,6 +91,7 @@ class Attention(nnx.Module):
 
     def _split_first(self, x: Array, rows: int) -> tuple[Array, Array, Array]:
         """Return the queries of the first rows [b, rows, h, dh], and all keys and values [b, n, h, dh]."""
+        assert self.qkv.bias is not None
         kernel, bias, width = self.qkv.kernel[...], self.qkv.bias[...], x.shape[-1]
         queries = add_to_rows(matmul(x[:, :rows], kernel[:, :width]), bias[:width])
         both = add_to_rows(matmul(x, kernel[:, width:]), bias[width:]).reshape(*x.shape[:2], 2, self.heads, -1)

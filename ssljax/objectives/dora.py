@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import einops
 import jax
@@ -286,7 +287,7 @@ class DoRA:
             # The places of what is kept, first to last: the same number in every mask.
             keep = jnp.argsort(~masks, axis=-1, stable=True)[..., : self._kept(n)]
             embedded = jnp.broadcast_to(embedded, (b, t, k, n, embedded.shape[-1]))
-            keywords = {"keep": _merge(keep, 3)}
+            keywords: dict[str, Any] = {"keep": _merge(keep, 3)}
         else:
             embedded, keywords = embedded * masks[..., None], {}
         grid = (large.shape[2] // self.encoder.abstract.patch_size,) * 2

@@ -15,7 +15,8 @@ def counted(location, *overrides):
     ("location", "overrides"),
     [
         ("configs/dora.py", ["--config.batch_size=2"]),
-        ("benchmarks/small.py:dora", ["--config.objective.mask_mode=drop"]),
+        ("configs/dora.py", ["--config.batch_size=2", "--config.objective.mask_mode=drop"]),
+        ("configs/dora.py", ["--config.batch_size=2", "--config.objective.chunks=4"]),
         ("configs/dino.py", ["--config.batch_size=2"]),
         ("configs/mae.py", ["--config.batch_size=2"]),
         ("configs/mae.py:video", ["--config.batch_size=2"]),
@@ -36,4 +37,4 @@ def test_what_no_formula_is_written_for_has_no_count():
 
 def test_a_block_of_one_token_and_one_channel():
     # Query, key, value and output: 4 products; the MLP: 2 of 3 channels; a token's weight and its sum: 2.
-    assert by_hand.block(1, 1, 3, rows=1) == 2 * (4 + 2 * 3 + 2)
+    assert by_hand.block(1, 1, 3) == 2 * (4 + 2 * 3 + 2)

@@ -168,7 +168,10 @@ def test_chunks_change_neither_loss_nor_gradient(mask_mode):
     whole = gradient(make(mask_mode=mask_mode), params)
     parts = gradient(make(mask_mode=mask_mode, chunks=3), params)
     assert optax.tree.norm(whole[0]) > 0.01
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-5, atol=1e-6), parts, whole)
+    # Sums in another order: close for the size of the leaf.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 + 1e-5 * np.abs(b).max()), parts, whole
+    )
 
 
 def test_dropping_keeps_the_highest_patches_of_each_map():
