@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
 from ssljax.models.attention import Attention, Probe, linear
+from ssljax.models.products import gelu
 
 MLPS = ("gelu", "swiglu")
 
@@ -63,7 +65,7 @@ class Mlp(nnx.Module):
         if self.gated:
             gate, x = jnp.split(x, 2, axis=-1)
             return self.fc2(jax.nn.silu(gate) * x)
-        return self.fc2(jax.nn.gelu(x, approximate=False))
+        return self.fc2(gelu(x))
 
 
 class LayerScale(nnx.Module):
@@ -160,7 +162,39 @@ class LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:  # type: ignore[override]
         """Return the normalised tokens."""
-        return super().__call__(x).astype(self.output)
+        assert self.scale is not None
+        assert self.bias is not None
+        return normalise(x, self.scale[...], self.bias[...], self.epsilon).astype(self.output)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(x: Float[Array, "*b d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float) -> Array:
+    """Return the layer norm of x over its last axis (Ba et al. 2016), float32.
+
+    Its gradient keeps x as it came and two numbers a row, not the float32 arrays in between.
+    """
+    return _normalise_forward(x, scale, bias, eps)[0]
+
+
+def _normalise_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, tuple]:
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True) + eps)
+    shape = (1,) * (x.ndim - 1) + scale.shape
+    return (wide - mean) * rate * scale.reshape(shape) + bias.reshape(shape), (x, scale, mean, rate)
+
+
+def _normalise_backward(eps: float, saved: tuple, g: Array) -> tuple[Array, Array, Array]:
+    x, scale, mean, rate = saved
+    unscaled = (x.astype(jnp.float32) - mean) * rate
+    inner = g * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+    along = unscaled * jnp.mean(inner * unscaled, axis=-1, keepdims=True)
+    of_x = (inner - jnp.mean(inner, axis=-1, keepdims=True) - along) * rate
+    rows = tuple(range(x.ndim - 1))
+    return of_x.astype(x.dtype), jnp.sum(g * unscaled, axis=rows), jnp.sum(g, axis=rows)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def drop_path_factors(keys: Array, depth: int, rate: float) -> Float[Array, "{depth} b 2"]:

@@ -14,7 +14,7 @@ from ssljax.errors import InputError
 from ssljax.mesh import gather, shard_features
 from ssljax.models.attention import linear
 from ssljax.models.norm import BatchNorm
-from ssljax.models.products import Linear, matmul_to_float32
+from ssljax.models.products import Linear, gelu, matmul_to_float32
 
 
 def _check_dtype(dtype: str) -> None:
@@ -103,7 +103,7 @@ class DINOHead(nnx.Module):
         """Return the bottleneck's unit vectors."""
         for i in range(1, self.layers + 1):
             x = getattr(self, f"fc{i}")(x)
-            x = jax.nn.gelu(x, approximate=False) if i < self.layers else x
+            x = gelu(x) if i < self.layers else x
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
