@@ -194,7 +194,11 @@ def _restarts(meter: Meter) -> str:
 
 
 def _drop_lines_after(path: Path, step: int) -> dict[str, Any]:
-    """Keep the lines up to `step`, and return the last; a line cut short by a kill goes too."""
+    """Keep the lines up to `step`, and return the last; a line cut short by a kill goes too.
+
+    Raises:
+        InputError: A line is whole, but of no step.
+    """
     if not path.exists():
         return {}
     kept, last = [], {}
@@ -203,6 +207,8 @@ def _drop_lines_after(path: Path, step: int) -> dict[str, Any]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int | float):
+            raise InputError(f"{path} has a line whose step is no number, {text[:80]!r}; mend or remove that line.")
         if line["step"] <= step:
             kept.append(text + "\n")
             last = line

@@ -143,6 +143,15 @@ def test_a_resumed_run_drops_the_lines_that_it_writes_again(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(2, 1.0), (4, 1.0), (6, 3.0)]
 
 
+def test_a_line_of_no_step_is_named_and_nothing_lost(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "loss": 1.0}\n{"step": "x", "loss": 1.0}\n')
+    before = path.read_text()
+    with pytest.raises(InputError, match="metrics.jsonl has a line whose step is no number"):
+        make(tmp_path, start=4)
+    assert path.read_text() == before
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     with make(tmp_path, total=2) as log:
         for step in (1, 2):

@@ -48,10 +48,12 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
     """Return what `sweep.json` is to hold: what it holds, with these runs added or renewed.
 
     Raises:
-        InputError: The folder is another sweep's.
+        InputError: The folder is another sweep's, or the file damaged.
     """
     path = folder / "sweep.json"
     there = read_json(path) or {"runs": []}
+    if not _is_record(there):
+        raise InputError(f"{path} is damaged: it does not list runs by variant and seed; remove it.")
     for name, value in (("file", location), ("budget", budget)):
         if name in there and not _is_same(there[name], value):
             raise InputError(
@@ -77,6 +79,17 @@ def record(folder: Path, location: str, budget: str, command: str, sweep: Sweep,
         "reference": sweep.variants[0].name,
         "runs": list(listed.values()),
     }
+
+
+def _is_record(there: Any) -> bool:
+    """Return whether what a sweep.json holds can be extended."""
+    if not isinstance(there, dict) or not all(isinstance(there.get(key, ""), str) for key in ("file", "budget")):
+        return False
+    runs, commands = there.get("runs"), there.get("commands", [])
+    if not isinstance(runs, list) or not isinstance(commands, list):
+        return False
+    kinds = (("variant", str), ("seed", int))
+    return all(isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in kinds) for run in runs)
 
 
 def _is_same(one: str, other: str) -> bool:
