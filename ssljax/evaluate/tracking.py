@@ -16,9 +16,9 @@ from ssljax.errors import InputError
 from ssljax.mesh import replicate
 from ssljax.models.pure import Params, Pure
 from ssljax.objectives.base import Encoder
-from ssljax.objectives.dora import discover, object_masks, track
 from ssljax.ops.arrays import Array
 from ssljax.ops.augment import normalise
+from ssljax.ops.tracker import discover, object_masks, track
 
 _FRAMES_AT_ONCE = 8
 # Of a feature's deviation from the clip's mean to the features' size: less is rounding, and not told apart.
