@@ -82,7 +82,8 @@ def seconds(each: Collective, chip: Chip, devices: Sequence[Any], *, share: floa
     local = len(members) / max(1, len(islands))
     sent = 2.0 if each.kind == "all-reduce" else 1.0
     if each.kind == "collective-permute":
-        near, far = each.bytes, each.bytes if len(islands) > 1 else 0.0
+        sends = share * len(devices) > 1  # the group is a pair, whatever the size of the machine
+        near, far = (each.bytes if sends and there > 1 else 0.0 for there in (len(members), len(islands)))
     else:
         inside = min(size, local)
         near = sent * each.bytes * (inside - 1) / inside

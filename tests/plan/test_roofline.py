@@ -70,3 +70,9 @@ def test_scaling_falls_from_one_device_on():
     assert efficiency[1] == 1
     assert list(efficiency.values()) == sorted(efficiency.values(), reverse=True)
     assert efficiency[256] == pytest.approx((1 / 197) / (1 / 197 + 255 / 256 / 200))
+
+
+def test_a_device_alone_sends_nothing_to_a_neighbour():
+    efficiency = roofline.scaling(V5E, TORUS, 1e12, (0.0, 0.0), [collective("collective-permute", 1e8, (0, 1))])
+    assert efficiency[1] == 1
+    assert efficiency[4] == efficiency[256] < 1
