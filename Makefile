@@ -19,7 +19,7 @@ WORKERS ?= 2
 # pyenv's shims run only the version that they are told; elsewhere the variable means nothing.
 PYTHON312 ?= env PYENV_VERSION=3.12 python3.12
 HAS_312 = $(PYTHON312) -c 'import sys' >/dev/null 2>&1
-PYTEST = -m pytest -n $(WORKERS) --durations 10
+PYTEST = -m pytest -n $(WORKERS) --dist worksteal --durations 10
 
 # setup(folder, interpreter): a virtual environment with the pinned requirements and this package, editable.
 define setup
