@@ -42,13 +42,17 @@ class WeightNormalised(nnx.Module):
         if not fixed:
             self.gain = nnx.Param(jnp.ones((outputs,)))
 
-    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        """Return the mapped x in float32."""
-        kernel = gather(self.kernel[...], "last/kernel")
-        kernel = kernel * jax.lax.rsqrt(jnp.sum(jnp.square(kernel), axis=0, keepdims=True))
-        if not self.fixed:
-            kernel = kernel * self.gain[None, :]
-        return shard_features(matmul_to_float32(x.astype(self.dtype), kernel))
+    def __call__(self, x: Float[Array, "*b i"], factors: Float[Array, " o"] | None = None) -> Float[Array, "*b o"]:
+        """Return the mapped x in float32; factors as `factors` returns them, which is called by default."""
+        factors = self.factors() if factors is None else factors
+        # Of the product, which has few rows: no normalised kernel is made, nor its gradient.
+        y = matmul_to_float32(x.astype(self.dtype), gather(self.kernel[...], "last/kernel"))
+        return shard_features(y) * factors.reshape((1,) * (y.ndim - 1) + factors.shape)
+
+    def factors(self) -> Float[Array, " o"]:
+        """Return what gives the kernel's columns their length: gain over norm."""
+        factors = jax.lax.rsqrt(jnp.sum(jnp.square(gather(self.kernel[...], "last/kernel")), axis=0))
+        return factors if self.fixed else factors * self.gain[...]
 
 
 class DINOHead(nnx.Module):
@@ -94,9 +98,9 @@ class DINOHead(nnx.Module):
             inputs=bottleneck, outputs=prototypes, fixed=norm_last_layer, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b k"]:
-        """Return the logits of all prototypes."""
-        return self.logits(self.project(x))
+    def __call__(self, x: Float[Array, "*b d"], factors: Float[Array, " k"] | None = None) -> Float[Array, "*b k"]:
+        """Return the logits of all prototypes; factors as in `logits`."""
+        return self.logits(self.project(x), factors)
 
     @jax.named_scope("head")
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b z"]:
@@ -108,9 +112,18 @@ class DINOHead(nnx.Module):
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
     @jax.named_scope("prototypes")
-    def logits(self, z: Float[Array, "*b z"]) -> Float[Array, "*b k"]:
-        """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits."""
-        return self.last(z)
+    def logits(self, z: Float[Array, "*b z"], factors: Float[Array, " k"] | None = None) -> Float[Array, "*b k"]:
+        """Return the logits of bottleneck vectors; linear, so that their mean's logits are the mean of the logits.
+
+        Args:
+            z: Unit vectors, as `project` returns them.
+            factors: What `factors` returned, where it is called once for several calls; by default it is called here.
+        """
+        return self.last(z, factors)
+
+    def factors(self) -> Float[Array, " k"]:
+        """Return what each prototype's product is multiplied by, for the prototypes to have their lengths."""
+        return self.last.factors()
 
 
 class BatchNormMLP(nnx.Module):

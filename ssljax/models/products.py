@@ -72,7 +72,7 @@ def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 
     Differentiated as it is written, it would keep four arrays of x's size where one will do.
     """
-    return jax.nn.gelu(x, approximate=False)
+    return _gelu_and_slope(x)[0].astype(x.dtype)
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
@@ -80,13 +80,37 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
-    wide = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * jnp.square(wide)) * (2.0 * jnp.pi) ** -0.5
-    slope = 0.5 * jax.lax.erfc(-wide * 0.5**0.5) + wide * density
-    return ((g.astype(jnp.float32) * slope).astype(g.dtype),)
+    return ((g.astype(jnp.float32) * _gelu_and_slope(x)[1]).astype(g.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _gelu_and_slope(x: Array) -> tuple[Array, Array]:
+    """Return x Phi(x) and its derivative Phi(x) + x phi(x), in float32."""
+    wide = x.astype(jnp.float32)
+    cumulative = 0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5)  # an operation of XLA's own, unlike erfc
+    return wide * cumulative, cumulative + wide * jnp.exp(-0.5 * jnp.square(wide)) * (2.0 * jnp.pi) ** -0.5
+
+
+@jax.custom_vjp
+def gelu_matmul(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
+    """Return gelu(x) @ kernel as `matmul` does; x alone is kept, and gelu(x) made anew together with its slope."""
+    return matmul(gelu(x), kernel)
+
+
+def _gelu_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return gelu_matmul(x, kernel), (x, kernel)
+
+
+def _gelu_matmul_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    hidden, slope = _gelu_and_slope(x)
+    of_hidden, of_kernel = _matmul_backward((hidden.astype(x.dtype), kernel), g)
+    return (of_hidden.astype(jnp.float32) * slope).astype(x.dtype), of_kernel
+
+
+gelu_matmul.defvjp(_gelu_matmul_forward, _gelu_matmul_backward)
 
 
 class Linear(nnx.Linear):

@@ -138,7 +138,8 @@ class DoRA:
         targets = teacher_probabilities(logits, state["center"], temperature=self.teacher_temperature(step))
 
         frames = (large, masks, small, drop_keys, targets)
-        loss, metrics = mean_over_chunks(self._loss_of_frames, params, frames, count=self.chunks)
+        factors = self.head(params["head"], method="factors")  # once, not once a chunk
+        loss, metrics = mean_over_chunks(self._loss_of_frames, (params, factors), frames, count=self.chunks)
         metrics |= distillation_metrics(targets, loss, state["center"]) | {"mask_share": jnp.mean(masks)}
         return LossOutput(loss, jnp.mean(bottleneck.astype(jnp.float32), axis=(0, 1)), metrics)
 
@@ -152,10 +153,11 @@ class DoRA:
         """See `Objective.encoders`: the teacher, which the paper evaluates, and the student."""
         return student_and_teacher({"encoder": self.encoder, "head": self.head}, params, state["teacher"])
 
-    def _loss_of_frames(self, params: Params, frames: PyTree) -> tuple[Array, dict[str, Array]]:
+    def _loss_of_frames(self, trained: tuple[Params, Array], frames: PyTree) -> tuple[Array, dict[str, Array]]:
         """Return the loss of some frames of every clip and what is logged of the student."""
+        params, factors = trained
         large, masks, small, drop_keys, targets = frames
-        logits = self.head(params["head"], self.study(params["encoder"], large, masks, small, drop_keys))
+        logits = self.head(params["head"], self.study(params["encoder"], large, masks, small, drop_keys), factors)
         losses = soft_cross_entropy(logits, targets[:, :, None], temperature=self.student_temperature)
         object_loss = jnp.mean(losses[:, :, : self.objects])
         local_loss = jnp.mean(losses[:, :, self.objects :]) if small.shape[2] else object_loss

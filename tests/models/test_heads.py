@@ -42,6 +42,7 @@ def test_equals_numpy(layers, fixed):
     x = jnp.asarray(x, jnp.float32)
     np.testing.assert_allclose(np.asarray(net(params, x, method="project")), z, atol=2e-6)
     np.testing.assert_allclose(np.asarray(net(params, x)), expected, atol=2e-6)
+    np.testing.assert_array_equal(net(params, x, net(params, method="factors")), net(params, x))
 
 
 def test_mean_logits_are_logits_of_the_mean():

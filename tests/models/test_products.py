@@ -1,5 +1,7 @@
 """Products whose weights get float32 gradients."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,28 @@ def test_a_biass_gradient_is_not_rounded_to_bfloat16():
     y, back = jax.vjp(products.add_to_rows, x, jnp.ones(16))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(back(g)[1], np.float64(g).sum((0, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_and_its_slope_equal_the_formulas():
+    x = np.linspace(-9, 9, 1001)
+    cumulative = np.vectorize(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2)(x)
+    slope = cumulative + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    y, back = jax.vjp(products.gelu, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(y, x * cumulative, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(back(jnp.ones(1001))[0], slope, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_product_of_gelu_equals_gelu_then_product(dtype):
+    x, g = drawn((4, 5, 24), (4, 5, 16), dtype=dtype)
+    (kernel,) = drawn((24, 16), dtype=jnp.float32)
+    wanted, wanted_back = jax.vjp(lambda x, kernel: products.matmul(products.gelu(x), kernel), x, kernel)
+    found, found_back = jax.vjp(products.gelu_matmul, x, kernel)
+    assert found.dtype == dtype
+    for a, b in zip((found, *found_back(g)), (wanted, *wanted_back(g)), strict=True):
+        assert a.dtype == b.dtype
+        loose = 1e-5 if a.dtype == jnp.float32 else 1e-2
+        np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=loose, atol=loose)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,7 +12,7 @@ from flax import nnx
 from ssljax import flops
 from ssljax.errors import InputError
 from ssljax.export.names import vit_from_torch
-from ssljax.models.attention import padded_length
+from ssljax.models.attention import attend, padded_length
 from ssljax.models.blocks import Block, drop_path_factors
 from ssljax.models.pure import Pure
 from ssljax.models.vit import ViT, vit
@@ -216,16 +216,15 @@ def test_padding_for_the_fused_kernel_changes_nothing(monkeypatch):
 
     plain = value_and_gradient()
     seen = []
-    attention = jax.nn.dot_product_attention
 
-    def recorded(*tensors, **keywords):
-        seen.append((tensors[0].shape[1], keywords["key_value_seq_lengths"] is not None))
-        return attention(*tensors, **keywords)
+    def recorded(*tensors, length, implementation):
+        seen.append((tensors[0].shape[1], length))
+        return attend(*tensors, length=length, implementation=implementation)
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    monkeypatch.setattr("ssljax.models.attention.attend", recorded)
     monkeypatch.setattr("ssljax.models.stack.padded_length", lambda count, _: padded_length(count, "cudnn"))
     assert_trees_close(value_and_gradient(), plain, rtol=1e-5, atol=1e-5)
-    assert set(seen) == {(18, True)}
+    assert set(seen) == {(18, 17)}
 
 
 def test_sincos_positions_are_fixed_and_shaped_like_learned_ones():
