@@ -122,8 +122,8 @@ def attend(
 def _softmax_attention(queries: Array, keys: Array, values: Array, length: int | None) -> Array:
     """The softmax in float32 of [b, h, m, dh] and twice [b, h, n, dh].
 
-    Its gradient makes the attention [b, h, m, n] anew, which is cheaper than to keep it: a third of the time of what JAX
-    derives on a CPU, and nothing of that size is kept.
+    Its gradient makes the attention [b, h, m, n] anew, which is cheaper than to keep it: on a CPU it takes a third of
+    the time of what JAX derives, and nothing of that size is kept.
     """
     weights, sums = _weights(queries, keys, length)
     return (_product("bhmn,bhnd->bhmd", weights.astype(values.dtype), values) / sums).astype(values.dtype)
