@@ -15,6 +15,8 @@ DEMO ?= runs/demo
 # The seconds that the page shows: of the default video the held-out ones up to a cut, of another its last.
 SHOW ?= $(if $(filter file,$(origin VIDEO)),--seconds 8 9.6)
 WORKERS ?= 2
+# On a CPU an update's arrays are new memory: pages of 2 MiB cost the kernel less than those of 4 KiB.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # pyenv's shims run only the version that they are told; elsewhere the variable means nothing.
 PYTHON312 ?= env PYENV_VERSION=3.12 python3.12

@@ -16,13 +16,16 @@ from jax.interpreters import partial_eval
 
 OTHER = "other"
 """The name of what is in no `jax.named_scope`."""
+RECOMPUTED = "recomputed"
+"""The scope of what a layer's own gradient makes anew because that is cheaper than to keep it."""
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
     """Return the operations of one call by named scope ("teacher/attention"), a multiplication and an addition as two.
 
     Counted is what is left when nothing that no result depends on is computed, on all devices together. What the
-    backward pass recomputes (`jax.checkpoint`) counts again; its products count in the scope of the forward ones.
+    backward pass recomputes (`jax.checkpoint`) counts again; its products count in the scope of the forward ones. What
+    is in a scope `RECOMPUTED` does not count, nor what fused attention recomputes.
     A padded convolution counts its padding, too. Of a conditional's branches the most expensive one counts, and the
     body of a loop that may end early once.
 
@@ -48,6 +51,8 @@ def _walk(jaxpr: Any, scopes: tuple[str, ...], times: float) -> Iterator[tuple[t
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         inside = scopes + _scopes(equation.source_info.name_stack)
+        if RECOMPUTED in inside:
+            continue
         if name == "dot_general":
             yield inside, times * _dot(equation)
         elif name == "conv_general_dilated":

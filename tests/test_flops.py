@@ -79,6 +79,22 @@ def test_recomputation_counts_again():
     assert (plain, remat) == (5 * 2 * 4**3, 7 * 2 * 4**3)
 
 
+def test_what_a_layers_own_gradient_recomputes_does_not_count():
+    @jax.custom_vjp
+    def own(x, w):
+        return jnp.sin(x @ w)
+
+    def backward(saved, g):
+        x, w = saved
+        with jax.named_scope(flops.RECOMPUTED):
+            y = x @ w
+        g = g * jnp.cos(y)
+        return g @ w.T, x.T @ g
+
+    own.defvjp(lambda x, w: (own(x, w), (x, w)), backward)
+    assert total(jax.value_and_grad(lambda x, w: jnp.sum(own(x, w)), argnums=(0, 1)), of(3, 4), of(4, 5)) == 3 * 120
+
+
 def test_shard_map_counts_all_devices():
     devices = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(AxisType.Auto,))
     mapped = jax.shard_map(lambda x, w: x @ w, mesh=devices, in_specs=(P("data"), P()), out_specs=P("data"))

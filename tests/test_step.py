@@ -68,6 +68,18 @@ def test_meshes_give_one_devices_losses(layout):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("layout", ["data=2,fsdp=2,tensor=2", "data=2,fsdp=4"])
+def test_chunks_on_a_mesh_give_one_devices_losses(layout):
+    config = large_config()
+    with jax.default_matmul_precision("highest"):
+        one, state = losses(config, devices=jax.devices()[:1], steps=3)
+        config.objective.chunks, config.accumulate = config.objective.frames, 2
+        many, sharded = losses(config, layout, steps=3)
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+    assert_close(sharded.params, state.params, 2e-5)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["", "fsdp=8", "data=2,fsdp=4"])
 def test_meshes_give_one_devices_losses_at_the_demos_size(layout):
     config = configuration.load("configs/dora.py:demo")

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
+from ssljax.flops import RECOMPUTED
 from ssljax.models.products import Linear, add_to_rows, matmul
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
@@ -139,7 +140,8 @@ def _softmax_attention_backward(
     length: int | None, saved: tuple[Array, Array, Array], g: Array
 ) -> tuple[Array, Array, Array]:
     queries, keys, values = saved
-    weights, sums = _weights(queries, keys, length)
+    with jax.named_scope(RECOMPUTED):
+        weights, sums = _weights(queries, keys, length)
     attention = weights / sums
     of_attention = _product("bhmd,bhnd->bhmn", g, values)
     along = jnp.sum(of_attention * attention, axis=-1, keepdims=True)

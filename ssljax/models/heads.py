@@ -51,7 +51,7 @@ class WeightNormalised(nnx.Module):
 
     def factors(self) -> Float[Array, " o"]:
         """Return what gives the kernel's columns their length: gain over norm."""
-        factors = jax.lax.rsqrt(jnp.sum(jnp.square(gather(self.kernel[...], "last/kernel")), axis=0))
+        factors = jax.lax.rsqrt(jnp.sum(jnp.square(self.kernel[...]), axis=0))
         return factors if self.fixed else factors * self.gain[...]
 
 
