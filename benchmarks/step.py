@@ -1,7 +1,7 @@
 """Time, memory and arithmetic of a train step, against plain PyTorch versions of the same objective in the same run.
 
-    python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--baselines NAME ...]
-        [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
+    python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--variants KEY=VALUE[,...] ...]
+        [--baselines NAME ...] [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
 
 Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the
 config's data gives (`--config.data.video=...`), which it may then have to wait for. Baselines, with the interpreter
@@ -9,6 +9,8 @@ that --torch names: `eager` and `compiled`, batched as well as the shapes allow 
 "max-autotune-no-cudagraphs"), and for DoRA `released`, in the order of the released algorithm; `all`, and `uncompiled`.
 They are set beside "ssljax, views given": all of these get views that cost next to nothing. The baselines compute all
 rows of the last block, as is usual; ours, of which a loss asks for CLS alone, no others.
+
+Variants are our own step with other values, as in `--variants objective.mask_mode=drop`, set beside ours.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
 peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology
@@ -59,7 +61,7 @@ def main() -> None:
             if args.topology:
                 result = compiled_ahead(location, overrides, args.topology)
             else:
-                result = measure(location, overrides, args.baselines, args.torch, args.rounds)
+                result = measure(location, overrides, args.variants, args.baselines, args.torch, args.rounds)
             print(result.pop("text"), end="\n\n", flush=True)
             results.append({"config": location, "overrides": overrides, "load_before": load} | result)
     except (InputError, WorkerEnded) as error:
@@ -69,19 +71,27 @@ def main() -> None:
         print(f"wrote {args.json}")
 
 
-def measure(location: str, overrides: list[str], names: list[str], torch: str, rounds: int) -> dict[str, Any]:
-    """Return what was measured of a config and its baselines, with a table of it as `text`.
+def measure(
+    location: str, overrides: list[str], variants: list[str], names: list[str], torch: str, rounds: int
+) -> dict[str, Any]:
+    """Return what was measured of a config, its variants and baselines, with a table of it as `text`.
 
     Raises:
         InputError: The config cannot be used, or a baseline is not written for it.
         WorkerEnded: One of the processes failed.
     """
     names = _baselines(configuration.load(location, overrides), names)
+    told = {OURS: overrides} | {
+        name: [*overrides, *(f"--config.{each}" for each in name.split(","))] for name in variants
+    }
+    for each in told.values():
+        configuration.load(location, each)  # refused here, and not by a worker
     with tempfile.TemporaryDirectory() as cache, started() as workers:
         environment = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
         def ours(name: str, kind: str) -> Worker:
-            command = [sys.executable, "-m", "benchmarks.step_ssljax", kind, location, json.dumps(overrides)]
+            values = json.dumps(told.get(name, overrides))
+            command = [sys.executable, "-m", "benchmarks.step_ssljax", kind, location, values]
             workers.append(Worker(name, command, environment))
             return workers[-1]
 
@@ -90,12 +100,14 @@ def measure(location: str, overrides: list[str], names: list[str], torch: str, r
         hello = ours(OURS, "step").hello
         if hello["platform"] not in ("cpu", "gpu"):
             names = []  # the baselines know CUDA and CPUs
+        for variant in variants:
+            ours(variant, "step")
         ours(PEAKS[0], "peak")
         if names:
             ours(GIVEN, "views")
-            told, device = json.dumps(hello["problem"]), "cuda" if hello["platform"] == "gpu" else "cpu"
+            problem, device = json.dumps(hello["problem"]), "cuda" if hello["platform"] == "gpu" else "cpu"
             for name, kind in [*((name, name) for name in names), (PEAKS[1], "peak")]:
-                workers.append(Worker(name, [torch, "-m", "benchmarks.step_torch", kind, told, device]))
+                workers.append(Worker(name, [torch, "-m", "benchmarks.step_torch", kind, problem, device]))
         said = alternate(workers, rounds)
         rows = [_row(worker, said[worker.name]) for worker in workers if worker.name not in PEAKS]
     rows[0] |= {
@@ -105,9 +117,11 @@ def measure(location: str, overrides: list[str], names: list[str], torch: str, r
     rows[0] |= {"first_step_seconds": cold.hello["first_step_seconds"]}
     rows[0]["peak_bytes"] = max(cold.hello["peak_bytes"], rows[0]["peak_bytes"])
     peaks = {name: max(each["flops_per_second"] for each in said[name]) for name in PEAKS if name in said}
+    own = {worker.name: worker.hello for worker in workers if "flops" in worker.hello}
     for row in rows:
-        _add_rates(row, hello, max(peaks.values()))
-    result = {"rows": rows, "peaks": peaks, "ratios": _ratios(said, names)} | {
+        _add_rates(row, own.get(row["name"], hello), max(peaks.values()))
+    ratios = [_ratio(said, GIVEN, name) for name in names] + [_ratio(said, name, OURS) for name in variants]
+    result = {"rows": rows, "peaks": peaks, "ratios": ratios} | {
         key: hello[key]
         for key in ("problem", "platform", "device", "devices", "flops", "traced_flops", "datasheet_flops")
     }
@@ -148,7 +162,8 @@ def table(location: str, result: dict[str, Any]) -> str:
         f"{location}: {problem['batch']} {sample}, {problem['dtype']}, on {device} with {os.cpu_count()} CPU cores"
     ]
     heads = ("s/step", "CPU s", "samples/s", "MFU", "GiB", "compile s", "first step s", "warm", "wait s")
-    lines.append(f"{'':>20} " + " ".join(f"{head:>12}" for head in heads))
+    wide = max(len(row["name"]) for row in result["rows"])
+    lines.append(f"{'':>{wide}} " + " ".join(f"{head:>12}" for head in heads))
     for row in result["rows"]:
         mfu, bytes_ = row["mfu"], row["peak_bytes"]
         cells = [f"{row['seconds']:.3f}", f"{row['cpu_seconds']:.2f}", f"{row['samples_per_second']:.2f}"]
@@ -156,11 +171,11 @@ def table(location: str, result: dict[str, Any]) -> str:
         names = ("compile_seconds", "first_step_seconds", "warm_first_step_seconds")
         cells += ["" if row.get(name) is None else f"{row[name]:.1f}" for name in names]
         cells += [f"{row['input_wait']:.3f}" if "input_wait" in row else ""]
-        lines.append(f"{row['name']:>20} " + " ".join(f"{cell:>12}" for cell in cells))
+        lines.append(f"{row['name']:>{wide}} " + " ".join(f"{cell:>12}" for cell in cells))
     lines += _told(result)
-    for name, ratio in result["ratios"].items():
-        words = f"{ratio['cpu_seconds']:.2f} of the CPU time and {ratio['seconds']:.2f} of the time of {name}"
-        lines.append(f"{GIVEN}: {words}")
+    for ratio in result["ratios"]:
+        words = f"{ratio['cpu_seconds']:.2f} of the CPU time and {ratio['seconds']:.2f} of the time of {ratio['than']}"
+        lines.append(f"{ratio['name']}: {words}")
     return "\n".join(lines)
 
 
@@ -195,13 +210,13 @@ def _add_rates(row: dict[str, Any], hello: dict[str, Any], peak: float) -> None:
         row[name] = hello["flops"] / (row["seconds"] * rate * hello["devices"]) if known else None
 
 
-def _ratios(said: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[str, dict[str, float]]:
-    """Return of each baseline what ours at equal work takes over what it takes, the median over the rounds."""
+def _ratio(said: dict[str, list[dict[str, Any]]], name: str, than: str) -> dict[str, Any]:
+    """Return what one worker takes over what another takes, the median over the rounds."""
 
-    def ratio(name: str, key: str) -> float:
-        return statistics.median(a[key] / b[key] for a, b in zip(said[GIVEN], said[name], strict=True))
+    def median(key: str) -> float:
+        return statistics.median(a[key] / b[key] for a, b in zip(said[name], said[than], strict=True))
 
-    return {name: {key: ratio(name, key) for key in ("seconds", "cpu_seconds")} for name in names}
+    return {"name": name, "than": than} | {key: median(key) for key in ("seconds", "cpu_seconds")}
 
 
 def _baselines(config: Any, names: list[str]) -> list[str]:
@@ -233,6 +248,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a recipe, as for `ssljax train`; default: small ones of four objectives")
     parser.add_argument("--rounds", type=int, help="default: 5, of the small ones 3")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="KEY=VALUE[,...]", help="ours with other values")
     parser.add_argument("--baselines", nargs="+", metavar="NAME", help="default: none, of the small ones `uncompiled`")
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter with PyTorch; default: this one")
     parser.add_argument("--topology", help="compile for these devices, as `ssljax plan` does, and run nothing")
@@ -243,6 +259,8 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     args.rounds = args.rounds or (5 if args.config else 3)
     if args.baselines is None:
         args.baselines = [] if args.config else ["uncompiled"]  # compiling four would take minutes
+    if args.variants and not args.config:
+        parser.error("--variants are of one config: name it with --config")
     if args.baselines and not args.torch and importlib.util.find_spec("torch") is None:
         print("baselines are left out: this interpreter has no PyTorch; name one that has with --torch\n")
         args.baselines = []
