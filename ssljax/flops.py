@@ -68,6 +68,8 @@ def _repetitions(name: str, parameters: dict[str, Any]) -> float:
     if name == "shard_map":  # what is in it is one device's part
         sizes = parameters["mesh"].shape
         return math.prod(sizes[axis] for axis in parameters["newly_manual_axes"])
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
     return 1
 
 
