@@ -171,7 +171,7 @@ def _product(equation: str, a: Array, b: Array) -> Array:
 
 
 def implementation_of(name: str, dtype: str, head_size: int) -> str:
-    """Return "xla", "cudnn" or "pallas": for "auto", the fused kernel where this process's devices and the arguments allow it.
+    """Return "xla", "cudnn" or "pallas": for "auto", cuDNN's where this process's devices and the arguments allow it.
 
     Raises:
         InputError: If the name is unknown.

@@ -67,7 +67,8 @@ def _call(
         b, n, c = arrays[0].shape
         sequences = max(i for i in range(1, b + 1) if b % i == 0 and (i == 1 or i * n <= _TOKENS))
         result = jax.ShapeDtypeStruct((b, n, channels), arrays[0].dtype)
-        specs = [pl.BlockSpec((sequences, n, x.shape[-1]), lambda i: (i, 0, 0)) for x in (*arrays, result)]
+        lasts = (*(x.shape[-1] for x in arrays), channels)
+        specs = [pl.BlockSpec((sequences, n, last), lambda i: (i, 0, 0)) for last in lasts]
         return pl.pallas_call(
             functools.partial(kernel, heads=heads, length=length),
             out_shape=result,
@@ -78,7 +79,6 @@ def _call(
                 dimension_semantics=("parallel",), vmem_limit_bytes=_bytes(n, c, result.dtype.itemsize)
             ),
             interpret=interpret,
-            name=f"attention{kernel.__name__}",
         )(*arrays)
 
     return per_shard(local, *arrays)

@@ -80,6 +80,22 @@ def test_large_runs_fit(topology, tmp_path):
 
 
 @pytest.mark.long
+def test_the_kernel_of_tpus_needs_less_memory(tmp_path):
+    """Both heads of a pair of 64 channels, global and local crops, forward and backward."""
+    need("libtpu")
+    small = ["size=ti", "width=128", "depth=2", "heads=2", "remat=none"]
+    options = [f"--config.models.encoder.{each}" for each in small] + ["--config.models.head.prototypes=256"]
+    temporaries = {}
+    for name in ("xla", "pallas"):
+        path = tmp_path / f"{name}.json"
+        choice = f"--config.models.encoder.attention={name}"
+        done = plan("v5e:2x2", *options, choice, "--config.batch_size=16", "--json", str(path))
+        assert done.returncode == 0, done.stderr[-2000:]
+        temporaries[name] = json.loads(path.read_text())["memory"]["temporaries"]
+    assert temporaries["pallas"] < temporaries["xla"]
+
+
+@pytest.mark.long
 def test_too_large_for_a_tpu_is_said():
     need("libtpu")
     done = plan("v5e:2x2", "--config.models.encoder.remat=none", "--config.batch_size=128")
