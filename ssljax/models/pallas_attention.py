@@ -140,10 +140,9 @@ def _product(a: Array, b: Array, axes: tuple[int, int]) -> Array:
 
 
 def _bytes(n: int, c: int, itemsize: int) -> int:
-    """Return the VMEM that the gradient is given."""
-    n = -(-n // 128) * 128
-    blocks = 2 * max(n, _TOKENS) * (2 * c + c // 3) * itemsize  # two, of which one is on its way
-    return blocks + 8 * 4 * n * n + 4 * 2**20
+    """Return the VMEM that the kernels are given: two blocks of all arrays, one on its way, and five of logits."""
+    rows, padded = n * max(1, _TOKENS // n), -(-n // 128) * 128
+    return 2 * rows * (2 * c + c // 3) * itemsize + 5 * 4 * padded**2 + 2 * 2**20
 
 
 def _check(n: int, c: int, itemsize: int) -> None:

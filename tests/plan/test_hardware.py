@@ -81,18 +81,20 @@ def test_large_runs_fit(topology, tmp_path):
 
 @pytest.mark.long
 def test_the_kernel_of_tpus_needs_less_memory(tmp_path):
-    """Both heads of a pair of 64 channels, global and local crops, forward and backward."""
+    """Of 197 and 37 tokens, two heads of 64 channels."""
     need("libtpu")
-    small = ["size=ti", "width=128", "depth=2", "heads=2", "remat=none"]
-    options = [f"--config.models.encoder.{each}" for each in small] + ["--config.models.head.prototypes=256"]
+    small = ["data.size=128", "views.global_size=112", "views.local_size=48", "batch_size=16"]
+    small += [f"models.encoder.{each}" for each in ("image_size=112", "width=128", "heads=2", "dtype=bfloat16")]
+    options = ["--config", "configs/dora.py:smoke", *(f"--config.{each}" for each in small)]
     temporaries = {}
     for name in ("xla", "pallas"):
         path = tmp_path / f"{name}.json"
         choice = f"--config.models.encoder.attention={name}"
-        done = plan("v5e:2x2", *options, choice, "--config.batch_size=16", "--json", str(path))
+        done = plan("v5e:2x2", *options, choice, "--json", str(path))
         assert done.returncode == 0, done.stderr[-2000:]
         temporaries[name] = json.loads(path.read_text())["memory"]["temporaries"]
-    assert temporaries["pallas"] < temporaries["xla"]
+    print(temporaries)
+    assert temporaries["pallas"] < 0.9 * temporaries["xla"]
 
 
 @pytest.mark.long
