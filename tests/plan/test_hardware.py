@@ -81,10 +81,10 @@ def test_large_runs_fit(topology, tmp_path):
 
 @pytest.mark.long
 def test_the_kernel_of_tpus_needs_less_memory(tmp_path):
-    """Of 197 and 37 tokens, two heads of 64 channels."""
+    """Of 197 and 37 tokens, three heads of 64 channels."""
     need("libtpu")
     small = ["data.size=128", "views.global_size=112", "views.local_size=48", "batch_size=16"]
-    small += [f"models.encoder.{each}" for each in ("image_size=112", "width=128", "heads=2", "dtype=bfloat16")]
+    small += [f"models.encoder.{each}" for each in ("image_size=112", "width=192", "heads=3", "dtype=bfloat16")]
     options = ["--config", "configs/dora.py:smoke", *(f"--config.{each}" for each in small)]
     temporaries = {}
     for name in ("xla", "pallas"):
