@@ -46,6 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "drop_path": 0.1,
                 "dtype": "bfloat16",
                 "remat": "full",
+                "attention": "auto",
                 "position_offset": 0.1,
             },
             "head": {

@@ -50,6 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
         drop_path=0.1,
         dtype="bfloat16",
         remat="full",
+        attention="auto",
         position_offset=0.1,
     )
     head = dict(name="dino_head", prototypes=65_536, hidden=2048, bottleneck=256, dtype="bfloat16")

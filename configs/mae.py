@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         positions="sincos",
         dtype="bfloat16",
         remat="full",
+        attention="auto",
     )
     config.models = ConfigDict(dict(encoder=encoder))
     config.models.decoder = dict(
@@ -47,6 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
         heads=16,
         dtype="bfloat16",
         remat="full",
+        attention="auto",
     )
     config.objective = ConfigDict(
         dict(name="mae", size=config.data.get_ref("size"), frames=placeholder(int), mask_ratio=0.75, norm_pix_loss=True)

@@ -54,6 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "positions": "sincos",
                 "dtype": "bfloat16",
                 "remat": "full",
+                "attention": "auto",
             },
             "projector": {"name": "batch_norm_mlp", "hidden": 4096, "outputs": 256, "layers": 3, "dtype": "bfloat16"},
         }

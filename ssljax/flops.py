@@ -70,9 +70,12 @@ def _walk(jaxpr: Any, scopes: tuple[str, ...], times: float) -> Iterator[tuple[t
 def _repetitions(name: str, parameters: dict[str, Any]) -> float:
     if name == "scan":
         return parameters["length"]
-    if name == "shard_map":  # what is in it is one device's part
-        sizes = parameters["mesh"].shape
-        return math.prod(sizes[axis] for axis in parameters["newly_manual_axes"])
+    if name == "shard_map":  # what is in it is one device's part; where nothing is split, devices repeat it
+        sizes, specs = parameters["mesh"].shape, (*parameters["in_specs"], *parameters["out_specs"])
+        split = {axis for spec in specs for axes in spec for axis in (axes if isinstance(axes, tuple) else (axes,))}
+        return math.prod(sizes[axis] for axis in parameters["newly_manual_axes"] & split)
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
     return 1
 
 

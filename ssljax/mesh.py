@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -102,6 +102,18 @@ def shard_batch(x: Any) -> Any:
     Without it the partitioner may choose layouts that cost many times the memory.
     """
     return _constrain(x, BATCH)
+
+
+def per_shard(function: Callable[..., Any], *arrays: Array) -> Any:
+    """Return function(*arrays) of arrays [b, ...], each device calling it with its part of the batch.
+
+    This is for what the partitioner cannot split. Along `tensor` devices repeat it, as they do all that no rule here
+    splits. Without a mesh, or on one device, it is a plain call.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays)
+    return jax.shard_map(function, in_specs=BATCH, out_specs=BATCH, check_vma=False)(*arrays)
 
 
 def shard_features(x: Any) -> Any:

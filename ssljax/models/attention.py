@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
 from ssljax.flops import RECOMPUTED
+from ssljax.models.pallas_attention import pallas_attention
 from ssljax.models.products import Linear, add_to_rows, matmul
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas")
 
 
 class Probe(NamedTuple):
@@ -39,7 +40,8 @@ class Attention(nnx.Module):
         width: Of the tokens.
         heads: Number of heads, a divisor of the width.
         dtype: Of the computation; parameters are float32.
-        implementation: "xla", "cudnn" for the fused kernel of NVIDIA GPUs, or "auto"; see `implementation_of`.
+        implementation: "xla", "cudnn" for the fused kernel of NVIDIA GPUs, "pallas" for ours of TPUs, or "auto"; see
+            `implementation_of`. On TPUs "auto" is "xla" until somebody has measured "pallas" on one.
         rngs: For the initial weights.
 
     Raises:
@@ -69,7 +71,9 @@ class Attention(nnx.Module):
 
         Tokens from number `length` on are padding, which no token attends to.
         """
-        if rows is None:
+        if rows is None and self.implementation == "pallas":
+            out = pallas_attention(self.qkv(x), heads=self.heads, length=length)
+        elif rows is None:
             queries, keys, values = self._split(x)
             out = attend(queries, keys, values, implementation=self.implementation, length=length)
         else:
@@ -169,7 +173,7 @@ def _product(equation: str, a: Array, b: Array) -> Array:
 
 
 def implementation_of(name: str, dtype: str, head_size: int) -> str:
-    """Return "xla" or "cudnn": for "auto", the fused kernel where this process's devices and the arguments allow it.
+    """Return "xla", "cudnn" or "pallas": for "auto", cuDNN's where this process's devices and the arguments allow it.
 
     Raises:
         InputError: If the name is unknown.

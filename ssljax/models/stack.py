@@ -56,7 +56,7 @@ def run_blocks(
         blocks: As `stacked_blocks` returns them.
         tokens: The first block's input.
         depth: Number of blocks.
-        attention: "xla" or "cudnn", as `implementation_of` says.
+        attention: "xla", "cudnn" or "pallas", as `implementation_of` says.
         remat: A key of `REMAT`.
         wanted: Numbers of blocks.
         drop: See `drop_path_factors`; None is without.

@@ -77,7 +77,8 @@ class ViT(nnx.Module):
         dtype: Of the computation, "float32" or "bfloat16"; parameters, norm statistics and softmax are float32.
         remat: What the backward pass recomputes: "none"; "full", everything in a block; "dots", all but the outputs of
             linear layers.
-        attention: "auto" takes the fused kernel where there is one; "xla" or "cudnn" (NVIDIA GPUs) says which.
+        attention: "xla", "cudnn" (NVIDIA GPUs), "pallas" (TPUs), or "auto", which takes cuDNN's fused kernel where
+            there is one; on TPUs it is "xla" until somebody has measured "pallas" on one.
         rngs: For the initial weights.
 
     Raises:

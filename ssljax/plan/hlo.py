@@ -18,7 +18,9 @@ _FREE = re.compile(
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_MATMUL = re.compile(r'custom_call_target="[^"]*(cublas|cudnn|gemm|matmul|conv|dot)[^"]*"', re.IGNORECASE)
+_MATMUL = re.compile(
+    r'custom_call_target="[^"]*(cublas|cudnn|gemm|matmul|conv|dot|tpu_custom_call)[^"]*"', re.IGNORECASE
+)
 
 
 class Instruction(NamedTuple):

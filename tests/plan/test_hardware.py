@@ -80,6 +80,24 @@ def test_large_runs_fit(topology, tmp_path):
 
 
 @pytest.mark.long
+def test_the_kernel_of_tpus_needs_less_memory(tmp_path):
+    """Of 197 and 37 tokens, three heads of 64 channels."""
+    need("libtpu")
+    small = ["data.size=128", "views.global_size=112", "views.local_size=48", "batch_size=16"]
+    small += [f"models.encoder.{each}" for each in ("image_size=112", "width=192", "heads=3", "dtype=bfloat16")]
+    options = ["--config", "configs/dora.py:smoke", *(f"--config.{each}" for each in small)]
+    temporaries = {}
+    for name in ("xla", "pallas"):
+        path = tmp_path / f"{name}.json"
+        choice = f"--config.models.encoder.attention={name}"
+        done = plan("v5e:2x2", *options, choice, "--json", str(path))
+        assert done.returncode == 0, done.stderr[-2000:]
+        temporaries[name] = json.loads(path.read_text())["memory"]["temporaries"]
+    print(temporaries)
+    assert temporaries["pallas"] < 0.9 * temporaries["xla"]
+
+
+@pytest.mark.long
 def test_too_large_for_a_tpu_is_said():
     need("libtpu")
     done = plan("v5e:2x2", "--config.models.encoder.remat=none", "--config.batch_size=128")
