@@ -18,7 +18,10 @@ nothing runs: the step is compiled ahead for devices that need not be there. Wit
 objectives are timed; the DoRA step of ViT-S/16 is
 
     python -m benchmarks.step --config configs/dora.py --config.batch_size=2 --config.models.encoder.dtype=float32
-        --config.models.head.dtype=float32 --baselines all --torch PYTHON
+        --config.models.head.dtype=float32 --config.models.encoder.remat=none --config.objective.chunks=8
+        --baselines eager compiled --torch PYTHON
+
+and takes 17 GiB of memory, PyTorch's processes included; with `released` among the baselines 9 more.
 """
 
 import argparse

@@ -106,7 +106,12 @@ def _gelu_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, A
 def _gelu_matmul_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     hidden, slope = _gelu_and_slope(x)
-    of_hidden, of_kernel = _matmul_backward((hidden.astype(x.dtype), kernel), g)
+    of_hidden = g @ kernel.astype(g.dtype).T
+    # What is transposed before a product is the narrower factor, behind a barrier: else XLA transposes the other one,
+    # and makes GELU anew while it does, one element at a time on a CPU.
+    hidden = hidden.astype(x.dtype)
+    of_kernel = jnp.einsum("...o,...i->oi", g, hidden, preferred_element_type=jnp.float32)
+    of_kernel = jax.lax.optimization_barrier(of_kernel).T
     return (of_hidden.astype(jnp.float32) * slope).astype(x.dtype), of_kernel
 
 
