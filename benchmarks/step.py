@@ -1,6 +1,6 @@
 """Time, memory and arithmetic of a train step, against plain PyTorch versions of the same objective in the same run.
 
-    python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--variants KEY=VALUE[,...] ...]
+    python -m benchmarks.step [--config configs/dora.py] [--config.KEY=VALUE ...] [--variants "KEY=VALUE ..." ...]
         [--baselines NAME ...] [--torch PYTHON] [--rounds 5] [--topology v5e:4x4] [--json FILE]
 
 Ours is the very step of `ssljax train`, its last layer not frozen. Its batches are noise in memory, or what the
@@ -10,7 +10,8 @@ that --torch names: `eager` and `compiled`, batched as well as the shapes allow 
 They are set beside "ssljax, views given": all of these get views that cost next to nothing. The baselines compute all
 rows of the last block, as is usual; ours, of which a loss asks for CLS alone, no others.
 
-Variants are our own step with other values, as in `--variants objective.mask_mode=drop`, set beside ours.
+Variants are our own step with other values, as in `--variants "objective.mask_mode=drop objective.kept_share=0.4"`, set
+beside ours; baselines are of the config without them.
 
 Each is a process of its own, and they take turns, round by round; so do the matrix products whose best rate is the
 peak that the MFU is measured with. Medians are printed, and of ratios the median over the rounds. With --topology
@@ -84,51 +85,58 @@ def measure(
         WorkerEnded: One of the processes failed.
     """
     names = _baselines(configuration.load(location, overrides), names)
-    told = {OURS: overrides} | {
-        name: [*overrides, *(f"--config.{each}" for each in name.split(","))] for name in variants
+    configs = {OURS: overrides} | {
+        name: [*overrides, *(f"--config.{value}" for value in name.split())] for name in variants
     }
-    for each in told.values():
-        configuration.load(location, each)  # refused here, and not by a worker
+    for each in configs.values():
+        configuration.load(location, each)  # an unknown key is refused here, and not by a worker
     with tempfile.TemporaryDirectory() as cache, started() as workers:
-        environment = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-        def ours(name: str, kind: str) -> Worker:
-            values = json.dumps(told.get(name, overrides))
-            command = [sys.executable, "-m", "benchmarks.step_ssljax", kind, location, values]
-            workers.append(Worker(name, command, environment))
-            return workers[-1]
-
-        ours(OURS, "step").stop()
-        cold = workers.pop()
-        hello = ours(OURS, "step").hello
+        cold = _start_ours(workers, location, configs, cache, views=bool(names))
+        hello = workers[0].hello
         if hello["platform"] not in ("cpu", "gpu"):
             names = []  # the baselines know CUDA and CPUs
-        for variant in variants:
-            ours(variant, "step")
-        ours(PEAKS[0], "peak")
-        if names:
-            ours(GIVEN, "views")
-            problem, device = json.dumps(hello["problem"]), "cuda" if hello["platform"] == "gpu" else "cpu"
-            for name, kind in [*((name, name) for name in names), (PEAKS[1], "peak")]:
-                workers.append(Worker(name, [torch, "-m", "benchmarks.step_torch", kind, problem, device]))
+        problem, device = json.dumps(hello["problem"]), "cuda" if hello["platform"] == "gpu" else "cpu"
+        for name, kind in [*((name, name) for name in names), *([(PEAKS[1], "peak")] if names else [])]:
+            workers.append(Worker(name, [torch, "-m", "benchmarks.step_torch", kind, problem, device]))
         said = alternate(workers, rounds)
         rows = [_row(worker, said[worker.name]) for worker in workers if worker.name not in PEAKS]
-    rows[0] |= {
-        "compile_seconds": cold.hello["compile_seconds"],
-        "warm_first_step_seconds": rows[0]["first_step_seconds"],
-    }
-    rows[0] |= {"first_step_seconds": cold.hello["first_step_seconds"]}
-    rows[0]["peak_bytes"] = max(cold.hello["peak_bytes"], rows[0]["peak_bytes"])
+    first = {"compile_seconds": cold["compile_seconds"], "warm_first_step_seconds": rows[0]["first_step_seconds"]}
+    first |= {"first_step_seconds": cold["first_step_seconds"]}
+    rows[0] |= first | {"peak_bytes": max(cold["peak_bytes"], rows[0]["peak_bytes"])}
     peaks = {name: max(each["flops_per_second"] for each in said[name]) for name in PEAKS if name in said}
     own = {worker.name: worker.hello for worker in workers if "flops" in worker.hello}
     for row in rows:
         _add_rates(row, own.get(row["name"], hello), max(peaks.values()))
     ratios = [_ratio(said, GIVEN, name) for name in names] + [_ratio(said, name, OURS) for name in variants]
-    result = {"rows": rows, "peaks": peaks, "ratios": ratios} | {
-        key: hello[key]
-        for key in ("problem", "platform", "device", "devices", "flops", "traced_flops", "datasheet_flops")
-    }
+    told = ("problem", "platform", "device", "devices", "flops", "traced_flops", "datasheet_flops")
+    result = {"rows": rows, "peaks": peaks, "ratios": ratios} | {key: hello[key] for key in told}
     return result | {"text": table(location, result)}
+
+
+def _start_ours(
+    workers: list[Worker], location: str, configs: dict[str, list[str]], cache: str, *, views: bool
+) -> dict[str, Any]:
+    """Start our workers: each config's, the peak's and, if asked for, the one that is given its views.
+
+    Returns:
+        What an earlier worker of the first config said, before anything was in the compilation cache.
+    """
+    environment = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+    def start(name: str, kind: str) -> Worker:
+        values = json.dumps(configs.get(name, configs[OURS]))
+        command = [sys.executable, "-m", "benchmarks.step_ssljax", kind, location, values]
+        workers.append(Worker(name, command, environment))
+        return workers[-1]
+
+    start(OURS, "step").stop()
+    cold = workers.pop()
+    for name in configs:
+        start(name, "step")
+    start(PEAKS[0], "peak")
+    if views:
+        start(GIVEN, "views")
+    return cold.hello
 
 
 def compiled_ahead(location: str, overrides: list[str], name: str) -> dict[str, Any]:
@@ -251,7 +259,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a recipe, as for `ssljax train`; default: small ones of four objectives")
     parser.add_argument("--rounds", type=int, help="default: 5, of the small ones 3")
-    parser.add_argument("--variants", nargs="+", default=[], metavar="KEY=VALUE[,...]", help="ours with other values")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="'KEY=VALUE ...'", help="ours otherwise")
     parser.add_argument("--baselines", nargs="+", metavar="NAME", help="default: none, of the small ones `uncompiled`")
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter with PyTorch; default: this one")
     parser.add_argument("--topology", help="compile for these devices, as `ssljax plan` does, and run nothing")
@@ -261,9 +269,17 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"not understood: {' '.join(overrides)}")
     args.rounds = args.rounds or (5 if args.config else 3)
     if args.baselines is None:
-        args.baselines = [] if args.config else ["uncompiled"]  # compiling four would take minutes
+        args.baselines = [] if args.config or args.topology else ["uncompiled"]  # compiling four would take minutes
     if args.variants and not args.config:
         parser.error("--variants are of one config: name it with --config")
+    if args.topology and (args.variants or args.baselines):
+        parser.error("--topology runs nothing: leave out --variants and --baselines")
+    names = [*args.variants, *args.baselines]
+    if len(set(names)) < len(names):
+        parser.error("--variants or --baselines names one twice")
+    for value in " ".join(args.variants).split():
+        if "=" not in value:
+            parser.error(f"--variants has {value!r}: give KEY=VALUE")
     if args.baselines and not args.torch and importlib.util.find_spec("torch") is None:
         print("baselines are left out: this interpreter has no PyTorch; name one that has with --torch\n")
         args.baselines = []

@@ -199,10 +199,18 @@ def restore(workdir: Path, at: int | None = None) -> Restored:
     with contextlib.closing(checkpoint.Checkpoints(directory, read_only=True)) as checkpoints:
         at, record = checkpoints.record(at)
         config = ConfigDict(record.config)
-        built = objective(config)
+        built = objective(_anywhere(config))
         abstract, _ = step.abstract_state(built, optimizer(config), mesh.make_mesh())
         state = checkpoints.restore(at, abstract)
     return Restored(config, built, state)
+
+
+def _anywhere(config: ConfigDict) -> ConfigDict:
+    """Return the config with the attention that there is on any device: a run's own may be that of others."""
+    config = config.copy_and_resolve_references()
+    for section in config.models.values():
+        section.update({"attention": "auto"} if "attention" in section else {})
+    return config
 
 
 def check_contract(built: Objective, data: Any) -> None:

@@ -20,24 +20,26 @@ RECOMPUTED = "recomputed"
 """The scope of what a layer's own gradient makes anew because that is cheaper than to keep it."""
 
 
-def count(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
+def count(function: Callable[..., Any], *arguments: Any, recomputed: bool = False) -> dict[str, float]:
     """Return the operations of one call by named scope ("teacher/attention"), a multiplication and an addition as two.
 
     Counted is what is left when nothing that no result depends on is computed, on all devices together. What the
     backward pass recomputes (`jax.checkpoint`) counts again; its products count in the scope of the forward ones. What
-    is in a scope `RECOMPUTED` does not count, nor what fused attention recomputes.
-    A padded convolution counts its padding, too. Of a conditional's branches the most expensive one counts, and the
-    body of a loop that may end early once.
+    is in a scope `RECOMPUTED` counts on demand, and what cuDNN's fused attention recomputes never does. A padded
+    convolution counts its padding, too. Of a conditional's branches the most expensive one counts, and the body of a
+    loop that may end early once.
 
     Args:
         function: To be called with the arguments; traced, not run.
         arguments: Arrays or `jax.ShapeDtypeStruct`s.
+        recomputed: Whether what is in a scope `RECOMPUTED` counts.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     counts: defaultdict[str, float] = defaultdict(float)
     for scopes, operations in _walk(jaxpr, (), 1.0):
-        counts["/".join(scopes) or OTHER] += operations
+        if recomputed or RECOMPUTED not in scopes:
+            counts["/".join(name for name in scopes if name != RECOMPUTED) or OTHER] += operations
     return dict(counts)
 
 
@@ -51,8 +53,6 @@ def _walk(jaxpr: Any, scopes: tuple[str, ...], times: float) -> Iterator[tuple[t
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         inside = scopes + _scopes(equation.source_info.name_stack)
-        if RECOMPUTED in inside:
-            continue
         if name == "dot_general":
             yield inside, times * _dot(equation)
         elif name == "conv_general_dilated":

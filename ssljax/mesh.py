@@ -76,7 +76,7 @@ def _sizes(layout: str, count: int) -> tuple[int, int, int]:
     return data, fsdp, tensor
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     """Return into how many parts the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -108,12 +108,13 @@ def per_shard(function: Callable[..., Any], *arrays: Array) -> Any:
     """Return function(*arrays) of arrays [b, ...], each device calling it with its part of the batch.
 
     This is for what the partitioner cannot split. Along `tensor` devices repeat it, as they do all that no rule here
-    splits. Without a mesh, or on one device, it is a plain call.
+    splits, and everywhere where the batch does not divide. Without a mesh, or on one device, it is a plain call.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function(*arrays)
-    return jax.shard_map(function, in_specs=BATCH, out_specs=BATCH, check_vma=False)(*arrays)
+    spec = P() if len(arrays[0]) % batch_parts(mesh) else BATCH
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*arrays)
 
 
 def shard_features(x: Any) -> Any:

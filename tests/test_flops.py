@@ -92,7 +92,9 @@ def test_what_a_layers_own_gradient_recomputes_does_not_count():
         return g @ w.T, x.T @ g
 
     own.defvjp(lambda x, w: (own(x, w), (x, w)), backward)
-    assert total(jax.value_and_grad(lambda x, w: jnp.sum(own(x, w)), argnums=(0, 1)), of(3, 4), of(4, 5)) == 3 * 120
+    update = jax.value_and_grad(lambda x, w: jnp.sum(own(x, w)), argnums=(0, 1))
+    assert total(update, of(3, 4), of(4, 5)) == 3 * 120
+    assert flops.total(flops.count(update, of(3, 4), of(4, 5), recomputed=True)) == 4 * 120
 
 
 def test_shard_map_counts_all_devices():

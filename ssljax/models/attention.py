@@ -72,7 +72,7 @@ class Attention(nnx.Module):
         Tokens from number `length` on are padding, which no token attends to.
         """
         if rows is None and self.implementation == "pallas":
-            out = pallas_attention(self.qkv(x), heads=self.heads, length=length)
+            out = pallas_attention(self.qkv(x), heads=self.heads)
         elif rows is None:
             queries, keys, values = self._split(x)
             out = attend(queries, keys, values, implementation=self.implementation, length=length)

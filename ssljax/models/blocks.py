@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ssljax.errors import InputError
 from ssljax.models.attention import Attention, Probe, linear
-from ssljax.models.products import add_to_rows, gelu_matmul
+from ssljax.models.products import gelu_matmul
 
 MLPS = ("gelu", "swiglu")
 
@@ -65,8 +65,7 @@ class Mlp(nnx.Module):
         if self.gated:
             gate, x = jnp.split(x, 2, axis=-1)
             return self.fc2(jax.nn.silu(gate) * x)
-        y = gelu_matmul(x, self.fc2.kernel[...])
-        return y if self.fc2.bias is None else add_to_rows(y, self.fc2.bias[...])
+        return self.fc2(x, gelu_matmul)
 
 
 class LayerScale(nnx.Module):

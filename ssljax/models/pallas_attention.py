@@ -20,9 +20,7 @@ _TOKENS = 512
 """About as many are in one step of a grid, whose start costs more than the attention of a few."""
 
 
-def pallas_attention(
-    qkv: Float[Array, "b n c"], *, heads: int, length: int | None = None, interpret: bool = False
-) -> Float[Array, "b n d"]:
+def pallas_attention(qkv: Float[Array, "b n c"], *, heads: int, interpret: bool = False) -> Float[Array, "b n d"]:
     """Return the attention of tokens to each other, heads side by side; its sums and softmax are float32.
 
     All tokens of a sequence are in a core's memory (VMEM) at once, read as the linear layer before wrote them and
@@ -32,7 +30,6 @@ def pallas_attention(
     Args:
         qkv: Queries, keys and values, d = c / 3 channels of each, those of a head beside each other.
         heads: Number of heads.
-        length: Tokens from this number on are padding, which no token attends to.
         interpret: Run the kernel as JAX's own operations, on any device: for tests.
 
     Raises:
@@ -40,28 +37,26 @@ def pallas_attention(
     """
     if not interpret:
         _check(qkv.shape[1], qkv.shape[2], qkv.dtype.itemsize)
-    return _attention(qkv, heads, length, interpret)
+    return _attention(qkv, heads, interpret)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _attention(qkv: Array, heads: int, length: int | None, interpret: bool) -> Array:
-    return _call(_forward, (qkv,), qkv.shape[-1] // 3, heads, length, interpret)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attention(qkv: Array, heads: int, interpret: bool) -> Array:
+    return _call(_forward, (qkv,), qkv.shape[-1] // 3, heads, interpret)
 
 
-def _attention_forward(qkv: Array, heads: int, length: int | None, interpret: bool) -> tuple[Array, Array]:
-    return _attention(qkv, heads, length, interpret), qkv
+def _attention_forward(qkv: Array, heads: int, interpret: bool) -> tuple[Array, Array]:
+    return _attention(qkv, heads, interpret), qkv
 
 
-def _attention_backward(heads: int, length: int | None, interpret: bool, qkv: Array, g: Array) -> tuple[Array]:
-    return (_call(_backward, (qkv, g), qkv.shape[-1], heads, length, interpret),)
+def _attention_backward(heads: int, interpret: bool, qkv: Array, g: Array) -> tuple[Array]:
+    return (_call(_backward, (qkv, g), qkv.shape[-1], heads, interpret),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _call(
-    kernel: Callable, arrays: tuple[Array, ...], channels: int, heads: int, length: int | None, interpret: bool
-) -> Array:
+def _call(kernel: Callable, arrays: tuple[Array, ...], channels: int, heads: int, interpret: bool) -> Array:
     """Return what the kernel makes of [b, n, ...], some sequences at a time: [b, n, channels]."""
 
     def local(*arrays: Array) -> Array:
@@ -71,7 +66,7 @@ def _call(
         lasts = (*(x.shape[-1] for x in arrays), channels)
         specs = [pl.BlockSpec((sequences, n, last), lambda i: (i, 0, 0)) for last in lasts]
         return pl.pallas_call(
-            functools.partial(kernel, heads=heads, length=length),
+            functools.partial(kernel, heads=heads),
             out_shape=result,
             grid=(b // sequences,),
             in_specs=specs[:-1],
@@ -85,20 +80,20 @@ def _call(
     return per_shard(local, *arrays)
 
 
-def _forward(qkv: Any, out: Any, *, heads: int, length: int | None) -> None:
+def _forward(qkv: Any, out: Any, *, heads: int) -> None:
     """Write the attention [s, n, d] of qkv [s, n, 3 d]."""
 
     def sequence(i: Any, _: None) -> None:
         for queries, keys, values, (of, *_) in _heads(qkv, i, heads):
             logits = _product(queries, keys, (1, 1)) * queries.shape[-1] ** -0.5
-            weights = _exponentials(logits, 1, length)
+            weights = _exponentials(logits, 1)
             sums = jnp.sum(weights, axis=1, keepdims=True)
             out[i, :, of] = (_product(weights.astype(values.dtype), values, (1, 0)) / sums).astype(out.dtype)
 
     jax.lax.fori_loop(0, qkv.shape[0], sequence, None)
 
 
-def _backward(qkv: Any, g: Any, of_qkv: Any, *, heads: int, length: int | None) -> None:
+def _backward(qkv: Any, g: Any, of_qkv: Any, *, heads: int) -> None:
     """Write the gradient [s, n, 3 d] for qkv from g [s, n, d].
 
     Keys are rows and queries columns here, so that of five products only one has a matrix to transpose.
@@ -108,7 +103,7 @@ def _backward(qkv: Any, g: Any, of_qkv: Any, *, heads: int, length: int | None) 
         for queries, keys, values, (of_queries, of_keys, of_values) in _heads(qkv, i, heads):
             scale, g_head = queries.shape[-1] ** -0.5, g[i, :, of_queries]
             with jax.named_scope(RECOMPUTED):
-                attention = _exponentials(_product(keys, queries, (1, 1)) * scale, 0, length)
+                attention = _exponentials(_product(keys, queries, (1, 1)) * scale, 0)
             attention = attention / jnp.sum(attention, axis=0, keepdims=True)
             of_attention = _product(values, g_head, (1, 1))
             along = jnp.sum(of_attention * attention, axis=0, keepdims=True)
@@ -128,10 +123,8 @@ def _heads(qkv: Any, i: Any, heads: int) -> Any:
         yield *(qkv[i, :, each] for each in channels), channels
 
 
-def _exponentials(logits: Array, axis: int, length: int | None) -> Array:
-    """Return exp(logits - the largest along the axis of keys), zero for padding."""
-    if length is not None:
-        logits = jnp.where(jax.lax.broadcasted_iota(jnp.int32, logits.shape, axis) < length, logits, -jnp.inf)
+def _exponentials(logits: Array, axis: int) -> Array:
+    """Return exp(logits - the largest along the axis of keys)."""
     return jnp.exp(logits - jnp.max(logits, axis=axis, keepdims=True))
 
 

@@ -6,6 +6,8 @@ rounds to bfloat16 before the devices' sums are added, in bfloat16 again; here t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,7 +23,7 @@ def matmul(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array,
 
 
 def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return matmul(x, kernel), (x, kernel)
+    return x @ kernel.astype(x.dtype), (x, kernel)  # the product itself, for `remat="dots"` to see it
 
 
 def _matmul_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -39,7 +41,7 @@ def matmul_to_float32(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> F
 
 
 def _to_float32_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return matmul_to_float32(x, kernel), (x, kernel)
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32), (x, kernel)
 
 
 def _to_float32_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -56,7 +58,7 @@ def add_to_rows(x: Float[Array, "*b o"], bias: Float[Array, " o"]) -> Float[Arra
 
 
 def _add_forward(x: Array, bias: Array) -> tuple[Array, None]:
-    return add_to_rows(x, bias), None
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + bias.shape), None
 
 
 def _add_backward(_: None, g: Array) -> tuple[Array, Array]:
@@ -76,7 +78,7 @@ def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return gelu(x), x
+    return _gelu_and_slope(x)[0].astype(x.dtype), x
 
 
 def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
@@ -100,7 +102,7 @@ def gelu_matmul(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[A
 
 
 def _gelu_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return gelu_matmul(x, kernel), (x, kernel)
+    return _gelu_and_slope(x)[0].astype(x.dtype) @ kernel.astype(x.dtype), (x, kernel)
 
 
 def _gelu_matmul_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -121,10 +123,12 @@ gelu_matmul.defvjp(_gelu_matmul_forward, _gelu_matmul_backward)
 class Linear(nnx.Linear):
     """A linear layer, parameters float32, computed in `dtype`."""
 
-    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:  # type: ignore[override]
-        """Return the transformed x."""
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "*b i"], product: Callable[[Array, Array], Array] = matmul
+    ) -> Float[Array, "*b o"]:
+        """Return the transformed x; `product` is what x and the kernel go through, such as `gelu_matmul`."""
         x = x.astype(self.dtype or x.dtype)
-        y = matmul(x, self.kernel[...])
+        y = product(x, self.kernel[...])
         return y if self.bias is None else add_to_rows(y, self.bias[...])
 
 

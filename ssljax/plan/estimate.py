@@ -96,7 +96,7 @@ def make_plan(name: str, config: ConfigDict, target: Topology, price: float | No
     compiled = compile_step(config, target)
     layout = mesh.make_mesh(config.mesh, target.devices)
     devices = list(layout.devices.flat)
-    executed = _repeated(layer_flops(plain(config, remat=False)), layout.shape["tensor"])
+    executed = _repeated(layer_flops(plain(config, remat=False), recomputed=True), layout.shape["tensor"])
     passed = collectives(compiled.program, len(devices))
     of_update = (target.chip, devices, executed / len(devices), compiled.program.traffic(), passed)
     return Plan(

@@ -20,15 +20,18 @@ def model_flops(config: ConfigDict) -> float:
     return flops.total(layer_flops(plain(config)))
 
 
-def layer_flops(config: ConfigDict) -> dict[str, float]:
-    """Return the FLOPs of one update of all devices together by layer, as the config says, what it recomputes too."""
+def layer_flops(config: ConfigDict, *, recomputed: bool = False) -> dict[str, float]:
+    """Return the FLOPs of one update of all devices together by layer, as the config says, what it recomputes too.
+
+    What layers recompute by themselves, whatever the config says, counts if `recomputed`; see `flops.count`.
+    """
     config = config.copy_and_resolve_references()
     objective, optimizer = build.objective(config), build.optimizer(config)
     one = mesh.make_mesh("", jax.local_devices()[:1])
     state, _ = step.abstract_state(objective, optimizer, one)
     update = step.make_train_step(objective, optimizer, seed=config.seed, accumulate=config.accumulate)
     shapes: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    return flops.count(update, shapes, objective.batch_spec(config.batch_size))
+    return flops.count(update, shapes, objective.batch_spec(config.batch_size), recomputed=recomputed)
 
 
 def plain(config: ConfigDict, *, remat: bool = True) -> ConfigDict:

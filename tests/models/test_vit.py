@@ -190,6 +190,23 @@ def test_remat_changes_neither_value_nor_gradient():
         assert_trees_close(value_and_gradient(remat), plain, rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_recomputed():
+    def products(remat):
+        net = model(remat=remat)
+        params = jax.eval_shape(net.init, jax.random.key(0))
+        loss = jax.value_and_grad(lambda p, x: jnp.sum(net(p, x).patches))
+        counts = flops.count(loss, params, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
+        return {name: count for name, count in counts.items() if name.startswith("rematted")}
+
+    queries_by_keys, d = 2 * 3 * 17**2 * 48, 2 * 3 * 17 * 48**2  # of three blocks and both images
+    assert products("none") == {}
+    assert products("dots") == {"rematted_computation/attention": 2 * 2 * queries_by_keys}
+    assert products("full") == {
+        "rematted_computation/attention": 2 * (4 * d + 2 * queries_by_keys),
+        "rematted_computation/mlp": 2 * 4 * d,  # what the second layer gives is used by no gradient
+    }
+
+
 def test_bfloat16_is_close():
     full, half = model(layer_scale=0.5), model(layer_scale=0.5, dtype="bfloat16", registers=0)
     params, x = full.init(jax.random.key(0)), images()
