@@ -133,6 +133,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 def test_a_folder_in_which_another_process_trains_is_refused_and_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("ssljax.lock._PATIENCE", 0.1)
     train(toy(epochs=1), tmp_path)

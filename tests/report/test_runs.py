@@ -48,6 +48,7 @@ def runs(checkpoints, tmp_path, monkeypatch):
     return [tmp_path / name for name in checkpoints]
 
 
+@pytest.mark.long
 def test_runs_of_different_objectives_are_set_side_by_side(runs, tmp_path, capsys):
     output = tmp_path / "both"
     assert main(["report", *map(str, runs), "--output", str(output)]) == 0
