@@ -9,9 +9,12 @@ from typing import Any
 
 
 def update(problem: dict[str, Any]) -> float | None:
-    """Return the operations of one update of a problem, see `step_ssljax.describe`; None where no formula is here."""
-    formulas = {"dora": dora, "dino": dino, "mae": mae, "simclr": simclr, "mocov3": mocov3}
-    if problem["objective"] not in formulas or problem["encoder"]["kind"] != "vit":
+    """Return the operations of one update of a problem, see `step_ssljax.describe`; None where no formula is here.
+
+    There are formulas of ViTs without registers, their MLPs plain.
+    """
+    formulas, encoder = {"dora": dora, "dino": dino, "mae": mae, "simclr": simclr, "mocov3": mocov3}, problem["encoder"]
+    if problem["objective"] not in formulas or encoder["kind"] != "vit" or encoder["registers"] or encoder["gated"]:
         return None
     return float(formulas[problem["objective"]](problem))
 

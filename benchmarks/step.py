@@ -30,18 +30,20 @@ import importlib.util
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import small
+from benchmarks.step_table import GIB, PEAKS, table
 from benchmarks.workers import Worker, WorkerEnded, alternate, started
 from ssljax import configuration
 from ssljax.errors import InputError
 from ssljax.plan import topology as topologies
 
-OURS, GIVEN, PEAKS = "ssljax", "ssljax, views given", ("peak", "peak of PyTorch")
+OURS, GIVEN = "ssljax", "ssljax, views given"
 BASELINES = {"dora": ("released", "eager", "compiled")} | dict.fromkeys(
     ("dino", "mae", "simclr"), ("eager", "compiled")
 )
@@ -52,7 +54,6 @@ ASSUMED = {
     "objective": {"masks": "tracked", "sinkhorn": True, "threshold": "frame", "tracker_layer": -1, "mask_mode": "zero"},
 }
 """What the baselines take for granted, by section, where a config says it."""
-GIB = 2**30
 
 
 def main() -> None:
@@ -68,10 +69,11 @@ def main() -> None:
                 result = measure(location, overrides, args.variants, args.baselines, args.torch, args.rounds)
             print(result.pop("text"), end="\n\n", flush=True)
             results.append({"config": location, "overrides": overrides, "load_before": load} | result)
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=2) + "\n")
     except (InputError, WorkerEnded) as error:
         sys.exit(f"benchmarks.step: {error}")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
         print(f"wrote {args.json}")
 
 
@@ -155,62 +157,22 @@ def compiled_ahead(location: str, overrides: list[str], name: str) -> dict[str, 
         "bytes_per_device": plan.compiled.memory.total,
         "expected_seconds": plan.times.expected,
         "samples_per_second": plan.samples_per_second,
-        "flops": plan.model_flops,
+        "traced_flops": plan.model_flops,
         "mfu": plan.mfu,
     }
     text = f"{location} on {name}, compiled in {plan.compiled.seconds:.1f} s and not run: "
+    text += f"{plan.compiled.memory.total / GIB:.2f} GiB of each device; by a roofline an update takes at least "
     text += (
-        f"{plan.compiled.memory.total / GIB:.1f} GiB of each device, expected {plan.times.expected:.3f} s an update, "
+        f"{plan.times.expected:.3f} s, which is {plan.samples_per_second:.1f} samples/s and an MFU of {plan.mfu:.0%} "
     )
-    return result | {"text": text + f"{plan.samples_per_second:.1f} samples/s, MFU {plan.mfu:.0%}"}
-
-
-def table(location: str, result: dict[str, Any]) -> str:
-    """Return the measured rows as a table, what the MFU is measured with, and the ratios."""
-    problem, device = result["problem"], f"{result['devices']} x {result['device']}"
-    sample = "samples" if problem["frames"] is None else f"clips of {problem['frames']} frames"
-    lines = [
-        f"{location}: {problem['batch']} {sample}, {problem['dtype']}, on {device} with {os.cpu_count()} CPU cores"
-    ]
-    heads = ("s/step", "CPU s", "samples/s", "MFU", "GiB", "compile s", "first step s", "warm", "wait s")
-    wide = max(len(row["name"]) for row in result["rows"])
-    lines.append(f"{'':>{wide}} " + " ".join(f"{head:>12}" for head in heads))
-    for row in result["rows"]:
-        mfu, bytes_ = row["mfu"], row["peak_bytes"]
-        cells = [f"{row['seconds']:.3f}", f"{row['cpu_seconds']:.2f}", f"{row['samples_per_second']:.2f}"]
-        cells += ["" if mfu is None else f"{mfu:.1%}", f"{bytes_ / GIB:.2f}"]
-        names = ("compile_seconds", "first_step_seconds", "warm_first_step_seconds")
-        cells += ["" if row.get(name) is None else f"{row[name]:.1f}" for name in names]
-        cells += [f"{row['input_wait']:.3f}" if "input_wait" in row else ""]
-        lines.append(f"{row['name']:>{wide}} " + " ".join(f"{cell:>12}" for cell in cells))
-    lines += _told(result)
-    for ratio in result["ratios"]:
-        words = f"{ratio['cpu_seconds']:.2f} of the CPU time and {ratio['seconds']:.2f} of the time of {ratio['than']}"
-        lines.append(f"{ratio['name']}: {words}")
-    return "\n".join(lines)
-
-
-def _told(result: dict[str, Any]) -> list[str]:
-    peaks = ", ".join(f"{rate / 1e9:.1f} by {name}" for name, rate in result["peaks"].items())
-    peaks = peaks.replace(PEAKS[1], "PyTorch").replace(PEAKS[0], "JAX")
-    lines = [f"peak of matrix products in this run, GFLOP/s: {peaks}"]
-    counted = f"{result['traced_flops'] / 1e9:.2f} GFLOP an update as traced"
-    if result["flops"] is None:
-        return [*lines, f"{counted}; no formula is written for it, hence no MFU"]
-    ratio = result["traced_flops"] / result["flops"]
-    lines.append(f"{result['flops'] / 1e9:.2f} GFLOP an update by hand, {counted} ({ratio:.3f})")
-    if result["datasheet_flops"]:
-        shares = (f"{row['name']} {row['datasheet_mfu']:.1%}" for row in result["rows"])
-        lines.append(f"of the data sheet's {result['datasheet_flops'] / 1e12:.0f} TFLOP/s: {', '.join(shares)}")
-    if "input_wait" not in result["rows"][0]:
-        lines.append("in memory: no input wait measured")
-    return lines
+    return result | {"text": text + "of the data sheet's peak (see `ssljax plan`; a CPU's is a placeholder)"}
 
 
 def _row(worker: Worker, said: list[dict[str, Any]]) -> dict[str, Any]:
     medians = {key: statistics.median(each[key] for each in said) for key in said[0] if key != "peak_bytes"}
     row = {"name": worker.name, **medians, "peak_bytes": said[-1]["peak_bytes"], "rounds": said}
-    return row | {key: worker.hello.get(key) for key in ("first_step_seconds", "versions")}
+    keys = ("first_step_seconds", "versions", "flops", "traced_flops")
+    return row | {key: worker.hello[key] for key in keys if key in worker.hello}
 
 
 def _add_rates(row: dict[str, Any], hello: dict[str, Any], peak: float) -> None:
@@ -267,7 +229,11 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     args, overrides = parser.parse_known_args()
     if any(not override.startswith("--config.") for override in overrides):
         parser.error(f"not understood: {' '.join(overrides)}")
-    args.rounds = args.rounds or (5 if args.config else 3)
+    args.rounds = (5 if args.config else 3) if args.rounds is None else args.rounds
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}: give at least 1")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it")
     if args.baselines is None:
         args.baselines = [] if args.config or args.topology else ["uncompiled"]  # compiling four would take minutes
     if args.variants and not args.config:
@@ -283,8 +249,17 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     if args.baselines and not args.torch and importlib.util.find_spec("torch") is None:
         print("baselines are left out: this interpreter has no PyTorch; name one that has with --torch\n")
         args.baselines = []
+    if args.baselines and args.torch and not _has_torch(args.torch):
+        parser.error(f"--torch {args.torch} is no interpreter with PyTorch: name one that has it")
     args.torch = args.torch or sys.executable
     return args, overrides
+
+
+def _has_torch(interpreter: str) -> bool:
+    try:
+        return subprocess.run([interpreter, "-c", "import torch"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks import by_hand, given, workers
 from ssljax import build, configuration, flops, limits, loop, mesh, step
 from ssljax.ahead import Ahead
 from ssljax.chips import chip_of
+from ssljax.errors import InputError
 from ssljax.models.pure import Pure
 from ssljax.plan.model import plain
 
@@ -45,7 +46,9 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     }
     names = ("image_size", "patch_size", "width", "depth", "heads", "drop_path", "position_offset", "learned")
     if config.models.encoder.name == "vit":
-        problem["encoder"] |= {name: getattr(encoder, name) for name in names} | {"hidden": encoder.blocks.mlp.hidden}
+        mlp = encoder.blocks.mlp
+        problem["encoder"] |= {name: getattr(encoder, name) for name in names}
+        problem["encoder"] |= {"hidden": mlp.hidden, "gated": mlp.gated, "registers": encoder.registers}
     for role in ("head", "projector", "predictor", "decoder"):
         if hasattr(built, role):
             problem[role] = _arguments(getattr(built, role))
@@ -176,5 +179,8 @@ def _versions() -> dict[str, str]:
 
 if __name__ == "__main__":
     kind, location, overrides = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    read = read_config(location, overrides)
-    workers.serve(lambda: begin_peak(read) if kind == "peak" else begin(read, kind == "views"))
+    try:
+        read = read_config(location, overrides)
+        workers.serve(lambda: begin_peak(read) if kind == "peak" else begin(read, kind == "views"))
+    except InputError as error:
+        sys.exit(str(error))  # without a traceback: `WorkerEnded` shows what was written last

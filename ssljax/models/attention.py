@@ -112,15 +112,22 @@ def attend(
     implementation: Literal["xla", "cudnn"],
     length: int | None = None,
 ) -> Float[Array, "b m h dh"]:
-    """Return softmax(Q K^T / sqrt(dh)) V, keys and values from number `length` on left out."""
+    """Return softmax(Q K^T / sqrt(dh)) V, keys and values from number `length` on left out.
+
+    Raises:
+        InputError: "cudnn" is asked for where there is none.
+    """
     if implementation == "xla":
         # Heads lead, so that each head's products are of contiguous matrices.
         leading = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
         return jnp.swapaxes(_softmax_attention(*leading, length), 1, 2)
     lengths = None if length is None else jnp.full((queries.shape[0],), length, jnp.int32)
-    return jax.nn.dot_product_attention(
-        queries, keys, values, key_value_seq_lengths=lengths, implementation=implementation
-    )
+    try:
+        return jax.nn.dot_product_attention(
+            queries, keys, values, key_value_seq_lengths=lengths, implementation=implementation
+        )
+    except RuntimeError as error:
+        raise InputError(f"attention 'cudnn' cannot be had here ({error}): use 'xla' or 'auto'.") from error
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

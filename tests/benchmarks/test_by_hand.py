@@ -29,8 +29,16 @@ def test_the_count_by_hand_is_the_traced_one(location, overrides):
     assert counts["flops"] == pytest.approx(counts["traced_flops"], rel=0.01)
 
 
-def test_what_no_formula_is_written_for_has_no_count():
-    counts = counted("configs/simclr.py:cifar10")
+@pytest.mark.parametrize(
+    ("location", "overrides"),
+    [
+        ("configs/simclr.py:cifar10", []),
+        ("benchmarks/small.py:dino", ["--config.models.encoder.registers=4"]),
+        ("benchmarks/small.py:dino", ["--config.models.encoder.mlp=swiglu"]),
+    ],
+)
+def test_what_no_formula_is_written_for_has_no_count(location, overrides):
+    counts = counted(location, *overrides)
     assert counts["flops"] is None
     assert counts["traced_flops"] > 0
 

@@ -16,6 +16,10 @@ from benchmarks import step
         (["--config", "configs/dora.py:smoke", "--topology", "cpu:2", "--variants", "seed=1"], "runs nothing"),
         (["--config", "configs/dora.py:smoke", "--variants", "objective.mask=1"], "no key objective.mask "),
         (["--confg", "configs/dora.py"], "not understood: --confg"),
+        (["--rounds", "0"], "--rounds is 0: give at least 1"),
+        (["--json", "no/such/x.json"], "there is no folder no/such"),
+        (["--baselines", "eager", "--torch", "no/such/python"], "no interpreter with PyTorch"),
+        (["--config", "configs/dora.py:smoke", "--config.objective.chunks=3"], "chunks is 3; give a divisor"),
     ],
 )
 def test_bad_arguments_are_told_before_anything_runs(arguments, message, monkeypatch, capsys):
