@@ -1,5 +1,6 @@
 """From config to objects: every key is used, every packaged recipe runs, and a user's own parts are found."""
 
+import contextlib
 import functools
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from videos import make_video
 
 from data_prep import video
-from ssljax import build, configuration, limits, mesh, step
+from ssljax import build, checkpoint, configuration, limits, mesh, step
 from ssljax.errors import InputError
 from ssljax.train import train
 
@@ -224,3 +225,20 @@ def test_a_file_that_is_no_python_is_told(tmp_path):
 def test_bad_configs_are_told(location, message):
     with pytest.raises(InputError, match=message):
         configuration.load(location)
+
+
+def test_a_run_with_an_accelerators_attention_is_restored_on_a_cpu(tmp_path):
+    """A CPU cannot train one: the checkpoint is of a run with XLA's, which has the same arrays, and names the other."""
+    config = configuration.load("configs/dora.py:smoke")
+    state = step.initial_state(build.objective(config), build.optimizer(config), 0, mesh.make_mesh())
+    config = configuration.load("configs/dora.py:smoke", ["--config.models.encoder.attention=pallas"])
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        checkpoints.save(1, state, checkpoint.Record(0, "", config.to_dict()), {})
+    restored = build.restore(tmp_path)
+    assert restored.config.models.encoder.attention == "pallas"
+    encoder = restored.objective.encoders(restored.state.params, restored.state.state)["image"]
+    size = config.views.global_size
+    images = jax.numpy.zeros((1, size, size, 3))
+    assert encoder.model(encoder.params, images).cls.shape[0] == 1
+    with pytest.raises(InputError, match="'pallas' is for TPUs"):
+        build.objective(config).encoder(encoder.params, images)
